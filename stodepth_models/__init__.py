@@ -1,0 +1,77 @@
+"""ResNets with stochastic depth (Huang et al., arXiv:1603.09382) that skip the work of dropped blocks for real."""
+
+from .blocks import StoDepthBasicBlock, StoDepthBottleneck
+from .cifar import (
+    CifarResNet,
+    cifar_resnet18_stodepth_lineardecay,
+    cifar_resnet20_stodepth_lineardecay,
+    cifar_resnet32_stodepth_lineardecay,
+    cifar_resnet34_stodepth_lineardecay,
+    cifar_resnet44_stodepth_lineardecay,
+    cifar_resnet50_stodepth_lineardecay,
+    cifar_resnet56_stodepth_lineardecay,
+    cifar_resnet101_stodepth_lineardecay,
+    cifar_resnet110_stodepth_lineardecay,
+    cifar_resnet152_stodepth_lineardecay,
+    cifar_resnet164_stodepth_lineardecay,
+    cifar_resnet1202_stodepth_lineardecay,
+)
+from .functional import drop_path
+from .layers import DropPath, StochasticDepthBlock, StochasticResidual
+from .resnet import (
+    StoDepthResNet,
+    resnet18_stodepth_lineardecay,
+    resnet34_stodepth_lineardecay,
+    resnet50_stodepth_lineardecay,
+    resnet101_stodepth_lineardecay,
+    resnet152_stodepth_lineardecay,
+    resnext50_32x4d_stodepth_lineardecay,
+    resnext101_32x8d_stodepth_lineardecay,
+    resnext101_64x4d_stodepth_lineardecay,
+    wide_resnet50_2_stodepth_lineardecay,
+    wide_resnet101_2_stodepth_lineardecay,
+)
+from .survival import expected_flops, linear_decay, recalibrate_bn, set_survival_probs, survival_probs, uniform
+from .weights import load_pretrained
+
+__all__ = [
+    "CifarResNet",
+    "DropPath",
+    "StoDepthBasicBlock",
+    "StoDepthBottleneck",
+    "StoDepthResNet",
+    "StochasticDepthBlock",
+    "StochasticResidual",
+    "cifar_resnet18_stodepth_lineardecay",
+    "cifar_resnet20_stodepth_lineardecay",
+    "cifar_resnet32_stodepth_lineardecay",
+    "cifar_resnet34_stodepth_lineardecay",
+    "cifar_resnet44_stodepth_lineardecay",
+    "cifar_resnet50_stodepth_lineardecay",
+    "cifar_resnet56_stodepth_lineardecay",
+    "cifar_resnet101_stodepth_lineardecay",
+    "cifar_resnet110_stodepth_lineardecay",
+    "cifar_resnet152_stodepth_lineardecay",
+    "cifar_resnet164_stodepth_lineardecay",
+    "cifar_resnet1202_stodepth_lineardecay",
+    "drop_path",
+    "expected_flops",
+    "linear_decay",
+    "load_pretrained",
+    "recalibrate_bn",
+    "resnet18_stodepth_lineardecay",
+    "resnet34_stodepth_lineardecay",
+    "resnet50_stodepth_lineardecay",
+    "resnet101_stodepth_lineardecay",
+    "resnet152_stodepth_lineardecay",
+    "resnext50_32x4d_stodepth_lineardecay",
+    "resnext101_32x8d_stodepth_lineardecay",
+    "resnext101_64x4d_stodepth_lineardecay",
+    "set_survival_probs",
+    "survival_probs",
+    "uniform",
+    "wide_resnet50_2_stodepth_lineardecay",
+    "wide_resnet101_2_stodepth_lineardecay",
+]
+
+__version__ = "0.1.0"

@@ -1,0 +1,82 @@
+"""torchvision's residual blocks with a branch that is left out at random."""
+
+from typing import Any
+
+import torch.fx
+from torch import Tensor, nn
+from torch.nn.functional import relu
+from torchvision.models.resnet import BasicBlock, Bottleneck
+
+from .layers import StochasticResidual
+
+__all__ = ["StoDepthBasicBlock", "StoDepthBottleneck"]
+
+
+class _StochasticBlock(nn.Module):
+    """Mixed in before a torchvision block: ``relu(shortcut(x) + gate * branch(x))``.
+
+    The gate is the submodule ``residual``, a :class:`StochasticResidual` that starts at survival probability 1. It has
+    no weights: the state dict stays torchvision's.
+    """
+
+    downsample: nn.Module | None
+    relu: nn.Module
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.residual = StochasticResidual(inplace=True)
+
+    def branch(self, x: Tensor) -> Tensor:
+        """Return the residual branch of ``x``, ``(N, C, H, W)``: what the gate leaves out."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the block's output for ``x``, ``(N, C, H, W)``."""
+        if isinstance(x, torch.fx.Proxy):  # a leaf to every FX tracer: a traced gate would be frozen into the graph
+            return x.tracer.create_proxy("call_module", x.tracer.path_of_module(self), (x,), {})
+        identity = x if self.downsample is None else self.downsample(x)
+        out = self.residual(self.branch, x, identity)
+        if out is identity:  # dropped: autograd may need the shortcut's values, so no ReLU in place
+            return relu(out) if isinstance(self.relu, nn.ReLU) else self.relu(out.clone())
+        return self.relu(out)
+
+
+class StoDepthBasicBlock(_StochasticBlock, BasicBlock):
+    """Two 3x3 convolutions, of ResNet-18 and -34 (He et al., arXiv:1512.03385), with stochastic depth."""
+
+    conv1: nn.Module
+    bn1: nn.Module
+    conv2: nn.Module
+    bn2: nn.Module
+
+    def branch(self, x: Tensor) -> Tensor:
+        """Return conv, batch norm, ReLU, conv, batch norm of ``x``, ``(N, C, H, W)``."""
+        out = self.relu(self.bn1(self.conv1(x)))
+        return self.bn2(self.conv2(out))
+
+    @property
+    def last_norm(self) -> nn.Module:
+        """Normalisation that ends the branch."""
+        return self.bn2
+
+
+class StoDepthBottleneck(_StochasticBlock, Bottleneck):
+    """1x1, 3x3 and 1x1 convolutions, of ResNet-50 and deeper (He et al., arXiv:1512.03385), with stochastic depth."""
+
+    conv1: nn.Module
+    bn1: nn.Module
+    conv2: nn.Module
+    bn2: nn.Module
+    conv3: nn.Module
+    bn3: nn.Module
+
+    def branch(self, x: Tensor) -> Tensor:
+        """Return conv, batch norm, ReLU, twice, then conv, batch norm of ``x``, ``(N, C, H, W)``."""
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.relu(self.bn2(self.conv2(out)))
+        return self.bn3(self.conv3(out))
+
+    @property
+    def last_norm(self) -> nn.Module:
+        """Normalisation that ends the branch."""
+        return self.bn3

@@ -1,0 +1,114 @@
+"""What the builders of all families share: checked arguments, weights, and a place in torchvision's registry."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from torch import nn
+from torchvision.models import WeightsEnum
+from torchvision.models._api import BUILTIN_MODELS
+
+from .gates import MODES, RESCALES, check_choice, check_probability
+from .layers import StochasticGate, StochasticResidual
+from .survival import DEPTH_RULES, linear_decay, set_survival_probs
+from .weights import load_checkpoint, read_checkpoint, resolve_source
+
+__all__ = ["StochasticDepth", "build", "register"]
+
+Model = TypeVar("Model", bound=nn.Module)
+Builder = TypeVar("Builder", bound=Callable[..., nn.Module])
+
+
+def register(builder: Builder) -> Builder:
+    """Enter a builder in torchvision's registry under its own name; a reload replaces the entry."""
+    BUILTIN_MODELS[builder.__name__] = builder
+    return builder
+
+
+@dataclass(frozen=True)
+class StochasticDepth:
+    """The stochastic-depth arguments that every builder takes.
+
+    Attributes:
+        prob_0_L: survival probability of the first and of the last residual block, linear between.
+        mult_flag: scale each branch by its survival probability in evaluation, as in the paper; False: no scaling.
+        mode: ``"batch"``, ``"row"`` or ``"subset"``; see :class:`StochasticResidual`.
+        rescale: ``"eval"``, ``"train"`` or ``"none"``; None follows ``mult_flag``: ``"eval"`` or ``"none"``.
+        depth_rule: ``"inclusive"`` or ``"paper"``; see :func:`linear_decay`.
+        sync_gates: all ranks draw the same gates.
+
+    Raises:
+        TypeError: an argument of the wrong type.
+        ValueError: a value that is not allowed, or ``mult_flag=False`` beside ``rescale="eval"``.
+    """
+
+    prob_0_L: tuple[float, float]
+    mult_flag: bool
+    mode: str
+    rescale: str | None
+    depth_rule: str
+    sync_gates: bool
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.prob_0_L, (tuple, list)) or len(self.prob_0_L) != 2:
+            raise ValueError(f"prob_0_L must be a pair of probabilities in [0, 1], got {self.prob_0_L!r}")
+        for value in self.prob_0_L:
+            check_probability("prob_0_L", value)
+        check_flag("mult_flag", self.mult_flag)
+        check_flag("sync_gates", self.sync_gates)
+        check_choice("mode", self.mode, MODES)
+        check_choice("depth_rule", self.depth_rule, DEPTH_RULES)
+        if self.rescale is not None:
+            check_choice("rescale", self.rescale, RESCALES)
+        if self.rescale == "eval" and not self.mult_flag:
+            raise ValueError("mult_flag=False and rescale='eval' contradict each other: give one of them")
+
+    def apply_to(self, model: nn.Module) -> None:
+        """Set every gate of a freshly built model."""
+        gates = [module for module in model.modules() if isinstance(module, StochasticGate)]
+        for gate in gates:
+            gate.sync_gates = self.sync_gates
+            if isinstance(gate, StochasticResidual):
+                gate.mode = self.mode
+                gate.rescale = self.rescale or ("eval" if self.mult_flag else "none")
+        set_survival_probs(model, linear_decay(len(gates), *self.prob_0_L, rule=self.depth_rule))
+
+
+def check_flag(name: str, value: bool) -> None:
+    """Raise a TypeError unless ``value`` is a bool."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+
+
+def build(
+    name: str,
+    architecture: Callable[..., Model],
+    enum: type[WeightsEnum],
+    pretrained: bool,
+    weights: Any,
+    progress: bool,
+    depth: StochasticDepth,
+    options: dict[str, Any],
+) -> Model:
+    """Build a model, give it stochastic depth, and load weights where they are asked for.
+
+    Args:
+        name: name of the builder.
+        architecture: makes the model from ``options``.
+        enum: the builder's published weights.
+        pretrained: load the builder's default weights.
+        weights: member or name of ``enum``, or any source that :func:`load_pretrained` takes.
+        progress: show a progress bar while downloading.
+        depth: checked arguments of stochastic depth.
+        options: keyword arguments of ``architecture``; without ``num_classes``, that of the weights is taken.
+    """
+    check_flag("pretrained", pretrained)
+    source = resolve_source(name, enum, pretrained, weights)
+    checkpoint = None if source is None else read_checkpoint(source, progress=progress)
+    if checkpoint is not None and checkpoint.num_classes is not None:
+        options = {"num_classes": checkpoint.num_classes, **options}
+    model = architecture(**options)
+    depth.apply_to(model)
+    if checkpoint is not None:
+        load_checkpoint(model, checkpoint)
+    return model

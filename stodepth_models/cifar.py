@@ -1,0 +1,220 @@
+"""The CIFAR family: ResNets for images of 32x32 with stochastic depth.
+
+Thin models follow He et al., arXiv:1512.03385, sec. 4.2: a 3x3 stem, three stages of 16, 32 and 64 channels, and
+shortcuts without parameters. Wide ones are the ImageNet ResNets with a 3x3 stem and no max-pool.
+
+All builders take the arguments of :class:`StochasticDepth`, and
+
+    pretrained: load the weights that ship with this package.
+    weights: member or name of the builder's enum, or any source that :func:`load_pretrained` takes.
+    progress: show a progress bar while downloading.
+    shortcut: thin models only; see :class:`CifarResNet`.
+    **kwargs: ``num_classes``, ``zero_init_residual`` and ``norm_layer`` of :class:`CifarResNet`.
+
+They raise ValueError or TypeError for an argument that is not allowed, before anything is built or downloaded.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from os import PathLike
+from typing import Any
+
+from torch import Tensor
+from torchvision.models import WeightsEnum
+
+from . import weights as published
+from .blocks import StoDepthBasicBlock, StoDepthBottleneck
+from .builders import StochasticDepth, build, register
+from .cifar_network import CifarResNet, PadShortcut
+
+__all__ = [
+    "CifarResNet",
+    "PadShortcut",
+    "cifar_resnet18_stodepth_lineardecay",
+    "cifar_resnet20_stodepth_lineardecay",
+    "cifar_resnet32_stodepth_lineardecay",
+    "cifar_resnet34_stodepth_lineardecay",
+    "cifar_resnet44_stodepth_lineardecay",
+    "cifar_resnet50_stodepth_lineardecay",
+    "cifar_resnet56_stodepth_lineardecay",
+    "cifar_resnet101_stodepth_lineardecay",
+    "cifar_resnet110_stodepth_lineardecay",
+    "cifar_resnet152_stodepth_lineardecay",
+    "cifar_resnet164_stodepth_lineardecay",
+    "cifar_resnet1202_stodepth_lineardecay",
+]
+
+THIN, WIDE = (16, 32, 64), (64, 128, 256, 512)
+
+# `weights` is annotated with real types: torchvision's registry reads the enum off the annotation at run time.
+Source = str | PathLike[str] | Mapping[str, Tensor] | None
+
+
+def _cifar(
+    name: str,
+    block: type[StoDepthBasicBlock | StoDepthBottleneck],
+    layers: list[int],
+    widths: tuple[int, ...],
+    enum: type[WeightsEnum],
+    pretrained: bool,
+    weights: Any,
+    progress: bool,
+    depth: StochasticDepth,
+    options: dict[str, Any],
+) -> CifarResNet:
+    architecture = partial(CifarResNet, block, layers, widths)
+    return build(f"{name}_stodepth_lineardecay", architecture, enum, pretrained, weights, progress, depth, options)
+
+
+# The signatures are laid out by hand: a parameter a line would hide that they are all alike.
+# fmt: off
+@register
+def cifar_resnet20_stodepth_lineardecay(
+    pretrained: bool = False, prob_0_L: tuple[float, float] = (1.0, 0.5), mult_flag: bool = True, *,
+    weights: published.CifarResNet20_Weights | Source = None, progress: bool = True, mode: str = "batch",
+    rescale: str | None = None, depth_rule: str = "inclusive", sync_gates: bool = False,
+    shortcut: str = "A", **kwargs: Any,
+) -> CifarResNet:
+    """Thin ResNet-20 (arXiv:1512.03385, sec. 4.2) with stochastic depth (arXiv:1603.09382), for images of 32x32."""
+    depth = StochasticDepth(prob_0_L, mult_flag, mode, rescale, depth_rule, sync_gates)
+    return _cifar("cifar_resnet20", StoDepthBasicBlock, [3, 3, 3], THIN, published.CifarResNet20_Weights,
+                  pretrained, weights, progress, depth, {"shortcut": shortcut, **kwargs})
+
+
+@register
+def cifar_resnet32_stodepth_lineardecay(
+    pretrained: bool = False, prob_0_L: tuple[float, float] = (1.0, 0.5), mult_flag: bool = True, *,
+    weights: published.CifarResNet32_Weights | Source = None, progress: bool = True, mode: str = "batch",
+    rescale: str | None = None, depth_rule: str = "inclusive", sync_gates: bool = False,
+    shortcut: str = "A", **kwargs: Any,
+) -> CifarResNet:
+    """Thin ResNet-32 (arXiv:1512.03385, sec. 4.2) with stochastic depth (arXiv:1603.09382), for images of 32x32."""
+    depth = StochasticDepth(prob_0_L, mult_flag, mode, rescale, depth_rule, sync_gates)
+    return _cifar("cifar_resnet32", StoDepthBasicBlock, [5, 5, 5], THIN, published.CifarResNet32_Weights,
+                  pretrained, weights, progress, depth, {"shortcut": shortcut, **kwargs})
+
+
+@register
+def cifar_resnet44_stodepth_lineardecay(
+    pretrained: bool = False, prob_0_L: tuple[float, float] = (1.0, 0.5), mult_flag: bool = True, *,
+    weights: published.CifarResNet44_Weights | Source = None, progress: bool = True, mode: str = "batch",
+    rescale: str | None = None, depth_rule: str = "inclusive", sync_gates: bool = False,
+    shortcut: str = "A", **kwargs: Any,
+) -> CifarResNet:
+    """Thin ResNet-44 (arXiv:1512.03385, sec. 4.2) with stochastic depth (arXiv:1603.09382), for images of 32x32."""
+    depth = StochasticDepth(prob_0_L, mult_flag, mode, rescale, depth_rule, sync_gates)
+    return _cifar("cifar_resnet44", StoDepthBasicBlock, [7, 7, 7], THIN, published.CifarResNet44_Weights,
+                  pretrained, weights, progress, depth, {"shortcut": shortcut, **kwargs})
+
+
+@register
+def cifar_resnet56_stodepth_lineardecay(
+    pretrained: bool = False, prob_0_L: tuple[float, float] = (1.0, 0.5), mult_flag: bool = True, *,
+    weights: published.CifarResNet56_Weights | Source = None, progress: bool = True, mode: str = "batch",
+    rescale: str | None = None, depth_rule: str = "inclusive", sync_gates: bool = False,
+    shortcut: str = "A", **kwargs: Any,
+) -> CifarResNet:
+    """Thin ResNet-56 (arXiv:1512.03385, sec. 4.2) with stochastic depth (arXiv:1603.09382), for images of 32x32."""
+    depth = StochasticDepth(prob_0_L, mult_flag, mode, rescale, depth_rule, sync_gates)
+    return _cifar("cifar_resnet56", StoDepthBasicBlock, [9, 9, 9], THIN, published.CifarResNet56_Weights,
+                  pretrained, weights, progress, depth, {"shortcut": shortcut, **kwargs})
+
+
+@register
+def cifar_resnet110_stodepth_lineardecay(
+    pretrained: bool = False, prob_0_L: tuple[float, float] = (1.0, 0.5), mult_flag: bool = True, *,
+    weights: published.CifarResNet110_Weights | Source = None, progress: bool = True, mode: str = "batch",
+    rescale: str | None = None, depth_rule: str = "inclusive", sync_gates: bool = False,
+    shortcut: str = "A", **kwargs: Any,
+) -> CifarResNet:
+    """Thin ResNet-110 (arXiv:1512.03385, sec. 4.2) with stochastic depth (arXiv:1603.09382), for images of 32x32."""
+    depth = StochasticDepth(prob_0_L, mult_flag, mode, rescale, depth_rule, sync_gates)
+    return _cifar("cifar_resnet110", StoDepthBasicBlock, [18, 18, 18], THIN, published.CifarResNet110_Weights,
+                  pretrained, weights, progress, depth, {"shortcut": shortcut, **kwargs})
+
+
+@register
+def cifar_resnet1202_stodepth_lineardecay(
+    pretrained: bool = False, prob_0_L: tuple[float, float] = (1.0, 0.5), mult_flag: bool = True, *,
+    weights: published.CifarResNet1202_Weights | Source = None, progress: bool = True, mode: str = "batch",
+    rescale: str | None = None, depth_rule: str = "inclusive", sync_gates: bool = False,
+    shortcut: str = "A", **kwargs: Any,
+) -> CifarResNet:
+    """Thin ResNet-1202 (arXiv:1512.03385, sec. 4.2) with stochastic depth (arXiv:1603.09382), for images of 32x32."""
+    depth = StochasticDepth(prob_0_L, mult_flag, mode, rescale, depth_rule, sync_gates)
+    return _cifar("cifar_resnet1202", StoDepthBasicBlock, [200, 200, 200], THIN, published.CifarResNet1202_Weights,
+                  pretrained, weights, progress, depth, {"shortcut": shortcut, **kwargs})
+
+
+@register
+def cifar_resnet164_stodepth_lineardecay(
+    pretrained: bool = False, prob_0_L: tuple[float, float] = (1.0, 0.5), mult_flag: bool = True, *,
+    weights: published.CifarResNet164_Weights | Source = None, progress: bool = True, mode: str = "batch",
+    rescale: str | None = None, depth_rule: str = "inclusive", sync_gates: bool = False,
+    shortcut: str = "A", **kwargs: Any,
+) -> CifarResNet:
+    """Thin bottleneck ResNet-164 (arXiv:1603.05027) with stochastic depth (arXiv:1603.09382), for 32x32 images."""
+    depth = StochasticDepth(prob_0_L, mult_flag, mode, rescale, depth_rule, sync_gates)
+    return _cifar("cifar_resnet164", StoDepthBottleneck, [18, 18, 18], THIN, published.CifarResNet164_Weights,
+                  pretrained, weights, progress, depth, {"shortcut": shortcut, **kwargs})
+
+
+@register
+def cifar_resnet18_stodepth_lineardecay(
+    pretrained: bool = False, prob_0_L: tuple[float, float] = (1.0, 0.5), mult_flag: bool = True, *,
+    weights: published.CifarResNet18_Weights | Source = None, progress: bool = True, mode: str = "batch",
+    rescale: str | None = None, depth_rule: str = "inclusive", sync_gates: bool = False, **kwargs: Any,
+) -> CifarResNet:
+    """ResNet-18 (arXiv:1512.03385) with a 3x3 stem and stochastic depth (arXiv:1603.09382), for images of 32x32."""
+    depth = StochasticDepth(prob_0_L, mult_flag, mode, rescale, depth_rule, sync_gates)
+    return _cifar("cifar_resnet18", StoDepthBasicBlock, [2, 2, 2, 2], WIDE, published.CifarResNet18_Weights,
+                  pretrained, weights, progress, depth, {"shortcut": "B", **kwargs})
+
+
+@register
+def cifar_resnet34_stodepth_lineardecay(
+    pretrained: bool = False, prob_0_L: tuple[float, float] = (1.0, 0.5), mult_flag: bool = True, *,
+    weights: published.CifarResNet34_Weights | Source = None, progress: bool = True, mode: str = "batch",
+    rescale: str | None = None, depth_rule: str = "inclusive", sync_gates: bool = False, **kwargs: Any,
+) -> CifarResNet:
+    """ResNet-34 (arXiv:1512.03385) with a 3x3 stem and stochastic depth (arXiv:1603.09382), for images of 32x32."""
+    depth = StochasticDepth(prob_0_L, mult_flag, mode, rescale, depth_rule, sync_gates)
+    return _cifar("cifar_resnet34", StoDepthBasicBlock, [3, 4, 6, 3], WIDE, published.CifarResNet34_Weights,
+                  pretrained, weights, progress, depth, {"shortcut": "B", **kwargs})
+
+
+@register
+def cifar_resnet50_stodepth_lineardecay(
+    pretrained: bool = False, prob_0_L: tuple[float, float] = (1.0, 0.5), mult_flag: bool = True, *,
+    weights: published.CifarResNet50_Weights | Source = None, progress: bool = True, mode: str = "batch",
+    rescale: str | None = None, depth_rule: str = "inclusive", sync_gates: bool = False, **kwargs: Any,
+) -> CifarResNet:
+    """ResNet-50 (arXiv:1512.03385) with a 3x3 stem and stochastic depth (arXiv:1603.09382), for images of 32x32."""
+    depth = StochasticDepth(prob_0_L, mult_flag, mode, rescale, depth_rule, sync_gates)
+    return _cifar("cifar_resnet50", StoDepthBottleneck, [3, 4, 6, 3], WIDE, published.CifarResNet50_Weights,
+                  pretrained, weights, progress, depth, {"shortcut": "B", **kwargs})
+
+
+@register
+def cifar_resnet101_stodepth_lineardecay(
+    pretrained: bool = False, prob_0_L: tuple[float, float] = (1.0, 0.5), mult_flag: bool = True, *,
+    weights: published.CifarResNet101_Weights | Source = None, progress: bool = True, mode: str = "batch",
+    rescale: str | None = None, depth_rule: str = "inclusive", sync_gates: bool = False, **kwargs: Any,
+) -> CifarResNet:
+    """ResNet-101 (arXiv:1512.03385) with a 3x3 stem and stochastic depth (arXiv:1603.09382), for images of 32x32."""
+    depth = StochasticDepth(prob_0_L, mult_flag, mode, rescale, depth_rule, sync_gates)
+    return _cifar("cifar_resnet101", StoDepthBottleneck, [3, 4, 23, 3], WIDE, published.CifarResNet101_Weights,
+                  pretrained, weights, progress, depth, {"shortcut": "B", **kwargs})
+
+
+@register
+def cifar_resnet152_stodepth_lineardecay(
+    pretrained: bool = False, prob_0_L: tuple[float, float] = (1.0, 0.5), mult_flag: bool = True, *,
+    weights: published.CifarResNet152_Weights | Source = None, progress: bool = True, mode: str = "batch",
+    rescale: str | None = None, depth_rule: str = "inclusive", sync_gates: bool = False, **kwargs: Any,
+) -> CifarResNet:
+    """ResNet-152 (arXiv:1512.03385) with a 3x3 stem and stochastic depth (arXiv:1603.09382), for images of 32x32."""
+    depth = StochasticDepth(prob_0_L, mult_flag, mode, rescale, depth_rule, sync_gates)
+    return _cifar("cifar_resnet152", StoDepthBottleneck, [3, 8, 36, 3], WIDE, published.CifarResNet152_Weights,
+                  pretrained, weights, progress, depth, {"shortcut": "B", **kwargs})
+# fmt: on

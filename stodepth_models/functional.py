@@ -1,0 +1,180 @@
+"""The arithmetic of stochastic depth: pure functions on tensors.
+
+Rows are dropped by leaving them out, never by multiplying with zero: what is not computed cannot leak, and it costs
+neither time nor memory. Sources: Huang et al., arXiv:1603.09382 (the residual gate, eq. 2; the evaluation scale,
+eq. 5); Larsson et al., arXiv:1605.07648 (drop-path).
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.nn import Parameter
+
+from .gates import Rows, check_probability
+
+__all__ = ["add_residual", "add_rows", "drop_path", "keep_in_graph", "select_rows"]
+
+
+def drop_path(x: Tensor, keep_prob: float = 1.0, inplace: bool = False) -> Tensor:
+    """Zero random rows of ``x`` and divide the others by ``keep_prob`` (Larsson et al., arXiv:1605.07648).
+
+    One independent gate a row, scaled in training. The branch that made ``x`` has been computed by then; where it can
+    be given as a function, :class:`StochasticResidual` saves that work.
+
+    Args:
+        x: ``(N, ...)``, floating point, any number of dimensions.
+        keep_prob: chance in ``[0, 1]`` that a row is kept; 0 gives zeros. Drawn from the default CPU generator.
+        inplace: overwrite ``x``.
+
+    Returns:
+        Same shape, dtype and device. A dropped row is exactly zero, whatever it held.
+
+    Raises:
+        ValueError: ``keep_prob`` outside ``[0, 1]`` or nan.
+    """
+    check_probability("keep_prob", keep_prob)
+    if keep_prob == 1.0:
+        return x
+    dropped = torch.rand(len(x), dtype=torch.float64, device="cpu") >= keep_prob
+    dropped = dropped.to(x.device, non_blocking=True).view(-1, *[1] * (x.dim() - 1))
+    scaled = x.div_(keep_prob or 1.0) if inplace else x / (keep_prob or 1.0)
+    return scaled.masked_fill_(dropped, 0.0)
+
+
+def add_residual(identity: Tensor, branch: Tensor, scale: float = 1.0, inplace: bool = False) -> Tensor:
+    """Return ``identity + scale * branch`` in one pass over memory.
+
+    Args:
+        identity: output of the shortcut.
+        branch: output of the residual branch, same shape.
+        scale: factor of the branch.
+        inplace: write into ``branch`` and keep its dtype, as ``branch += identity`` does. Only for a branch whose last
+            operation does not need its own output for the backward pass, such as batch norm.
+    """
+    if not inplace:
+        return torch.add(identity, branch, alpha=scale)
+    if scale == 1.0:
+        branch += identity
+        return branch
+    if torch.is_grad_enabled() and branch.requires_grad:
+        return torch.add(identity, branch, alpha=scale).to(branch.dtype)
+    if torch.compiler.is_compiling():  # the compiler fuses the two, and knows no `out=`
+        return branch.mul_(scale).add_(identity)
+    return torch.add(identity, branch, alpha=scale, out=branch)
+
+
+@torch.compiler.disable
+def select_rows(x: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
+    """Return the given rows of ``x`` and ``x`` itself, joined by one backward pass.
+
+    Where the second result takes the place of ``x``, the gradients of both are summed in one buffer, instead of
+    filling a second one with zeros.
+    """
+    return _SelectRows.apply(x, rows)
+
+
+@torch.compiler.disable
+def add_rows(
+    identity: Tensor, branch: Tensor, rows: Rows, scale: float = 1.0, dtype: torch.dtype | None = None
+) -> Tensor:
+    """Return a copy of ``identity`` in which ``scale * branch`` is added to the given rows.
+
+    Args:
+        identity: ``(N, ...)``.
+        branch: ``(M, ...)``, one row for each of ``rows``.
+        rows: the ``M`` rows, as drawn by :func:`gates.draw_rows`.
+        scale: factor of the branch.
+        dtype: dtype of the result; None: what the two promote to.
+    """
+    dtype = dtype or torch.promote_types(identity.dtype, branch.dtype)
+    return _AddRows.apply(identity, branch, rows, scale, dtype)
+
+
+def keep_in_graph(x: Tensor, parameters: Iterable[Parameter]) -> Tensor:
+    """Return a copy of ``x`` whose backward pass gives every parameter a gradient of zeros.
+
+    DistributedDataParallel waits for the gradients of all parameters; a dropped branch contributes zeros.
+    """
+    return _KeepInGraph.apply(x, *parameters)
+
+
+class _SelectRows(Function):
+    @staticmethod
+    def forward(x: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
+        return _take(x, rows), x.view_as(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        x, ctx.rows = inputs
+        ctx.shape = x.shape
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, grad_rows: Tensor | None, grad_x: Tensor | None) -> tuple[Tensor | None, None]:
+        if grad_rows is None:
+            return grad_x, None
+        if grad_x is None:
+            grad_x = torch.empty(ctx.shape, **_layout(grad_rows)).zero_()
+        return add_rows(grad_x, grad_rows, ctx.rows), None
+
+
+class _AddRows(Function):
+    @staticmethod
+    def forward(identity: Tensor, branch: Tensor, rows: Rows, scale: float, dtype: torch.dtype) -> Tensor:
+        out = identity.to(dtype, copy=True)
+        branch = branch.to(dtype)
+        if isinstance(rows, Tensor):
+            _rows_first(out).index_add_(0, rows, _rows_first(branch), alpha=scale)
+        else:
+            for run, part in zip(rows, branch.split([run.stop - run.start for run in rows]), strict=True):
+                out[run].add_(part, alpha=scale)
+        return out
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        _, _, ctx.rows, ctx.scale, _ = inputs
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+        grad_branch, grad = select_rows(grad, ctx.rows)
+        return grad, grad_branch if ctx.scale == 1.0 else grad_branch * ctx.scale, None, None, None
+
+
+class _KeepInGraph(Function):
+    @staticmethod
+    def forward(x: Tensor, *parameters: Parameter) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.parameters = inputs[1:]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+        return grad, *(torch.zeros_like(parameter) for parameter in ctx.parameters)
+
+
+def _take(x: Tensor, rows: Rows) -> Tensor:
+    """Surviving rows: a view of ``x`` where they are neighbours, else a copy in the memory format of ``x``."""
+    if not isinstance(rows, Tensor):
+        return x[rows[0]] if len(rows) == 1 else torch.cat([x[run] for run in rows])
+    taken = _rows_first(x).index_select(0, rows)
+    return taken.movedim(-1, 1) if _is_channels_last(x) else taken
+
+
+def _rows_first(x: Tensor) -> Tensor:
+    """View of ``x`` in the order of its memory: indexing channels-last memory directly is slow and loses the format."""
+    return x.movedim(1, -1) if _is_channels_last(x) else x
+
+
+def _is_channels_last(x: Tensor) -> bool:
+    return x.dim() > 2 and not x.is_contiguous() and x.movedim(1, -1).is_contiguous()
+
+
+def _layout(x: Tensor) -> dict[str, Any]:
+    channels_last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(x.dim(), torch.contiguous_format)
+    memory_format = channels_last if _is_channels_last(x) else torch.contiguous_format
+    return {"dtype": x.dtype, "device": x.device, "memory_format": memory_format}

@@ -1,0 +1,113 @@
+"""Random gates: which residual branches, or which rows of a batch, survive a training step.
+
+Every draw comes from PyTorch's default CPU generator. ``torch.manual_seed`` reproduces it on any device,
+``torch.get_rng_state`` resumes it, activation checkpointing replays it, and no device is ever synchronised.
+"""
+
+import weakref
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+__all__ = ["MODES", "RESCALES", "Rows", "check_choice", "check_probability", "count_rows", "draw_batch", "draw_rows"]
+
+MODES = ("batch", "row", "subset")
+RESCALES = ("eval", "train", "none")
+
+Rows = tuple[slice, ...] | Tensor
+"""Surviving rows in ascending order: at most two runs of neighbours, or a 1-d tensor of indices on the CPU."""
+
+
+def check_probability(name: str, value: float) -> float:
+    """Return ``value`` as a float.
+
+    Raises:
+        TypeError: ``value`` is not a real number.
+        ValueError: ``value`` is outside ``[0, 1]`` or nan.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a probability in [0, 1], got {value!r} of type {type(value).__name__}")
+    if not 0.0 <= value <= 1.0:  # `not ...` also refuses nan
+        raise ValueError(f"{name} must be a probability in [0, 1], got {value}")
+    return float(value)
+
+
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> str:
+    """Return ``value``.
+
+    Raises:
+        ValueError: ``value`` is not one of ``choices``.
+    """
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+    return value
+
+
+def draw_batch(survival_prob: float, sync: bool = False) -> bool:
+    """Draw one Bernoulli gate for a whole batch: True where the branch survives.
+
+    Args:
+        survival_prob: chance in ``[0, 1]`` that the branch is kept.
+        sync: give every rank of the default process group the gate of rank 0.
+    """
+    return torch.rand((), dtype=torch.float64, device="cpu", generator=_generator(sync)).item() < survival_prob
+
+
+def draw_rows(mode: str, survival_prob: float, batch: int, sync: bool = False) -> Rows:
+    """Draw the rows of a batch whose branch survives.
+
+    ``"row"`` draws an independent Bernoulli gate for each row. ``"subset"`` draws a window of neighbouring rows,
+    wrapping around the end of the batch: its size is ``survival_prob * batch`` rounded up or down at random with
+    that mean, its start is uniform. Each row then survives with probability exactly ``survival_prob``, and
+    neighbours move together, which a shuffled batch cannot tell from any other subset.
+
+    Args:
+        mode: ``"row"`` or ``"subset"``.
+        survival_prob: chance in ``[0, 1]`` that a row keeps its branch.
+        batch: number of rows.
+        sync: give every rank of the default process group the gates of rank 0.
+    """
+    generator = _generator(sync)
+    if mode == "row":
+        gates = torch.rand(batch, dtype=torch.float64, device="cpu", generator=generator) < survival_prob
+        return gates.nonzero().squeeze(1)
+    rounding, position = torch.rand(2, dtype=torch.float64, device="cpu", generator=generator).tolist()
+    size = int(survival_prob * batch + rounding)
+    start = int(position * batch)
+    return _window(start, size, batch)
+
+
+def count_rows(rows: Rows) -> int:
+    """Return how many rows survive."""
+    return len(rows) if isinstance(rows, Tensor) else sum(run.stop - run.start for run in rows)
+
+
+def _window(start: int, size: int, batch: int) -> tuple[slice, ...]:
+    stop = start + size
+    if stop <= batch:
+        return (slice(start, stop),) if size else ()
+    if size >= batch:
+        return (slice(0, batch),)
+    return (slice(0, stop - batch), slice(start, batch))
+
+
+def _generator(sync: bool) -> torch.Generator | None:
+    """The default CPU generator (None), or one that all ranks seed with the number that rank 0 draws."""
+    if not (sync and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return None
+    seed = torch.randint(2**63 - 1, (1,), device="cpu")  # drawn on every rank: the ranks use up their streams alike
+    dist.broadcast(seed, src=0, group=_cpu_group())
+    return torch.Generator(device="cpu").manual_seed(int(seed))
+
+
+_cpu_groups: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+
+
+def _cpu_group() -> Any:
+    """A group of all ranks that carries CPU tensors: the default one, or a gloo twin beside pure NCCL."""
+    world = dist.group.WORLD
+    if world not in _cpu_groups:
+        _cpu_groups[world] = None if "cpu" in dist.get_backend_config(world) else dist.new_group(backend="gloo")
+    return _cpu_groups[world]

@@ -1,0 +1,228 @@
+"""Modules that skip work at random: a gated residual, a gated block, and drop-path."""
+
+import torch
+from torch import Tensor, nn
+
+from .branch import Branch, call_with_one_row, keep_in_ddp_graph, output_dtype, refuse_collectives
+from .functional import add_residual, add_rows, drop_path, select_rows
+from .gates import MODES, RESCALES, Rows, check_choice, check_probability, count_rows, draw_batch, draw_rows
+
+__all__ = ["DropPath", "StochasticDepthBlock", "StochasticGate", "StochasticResidual"]
+
+ALL: Rows = (slice(0, None),)  # the gate of a batch that survives whole
+
+
+class StochasticGate(nn.Module):
+    """Base of every module with a survival probability: what :func:`survival_probs` and the schedules look for.
+
+    Args:
+        survival_prob: chance in ``[0, 1]`` that the gated work is done in a training step.
+        sync_gates: all ranks of the default process group take the gates of rank 0. Needed where the gated work
+            holds collectives (SyncBatchNorm, FSDP units), which would wait for ranks that skip it.
+
+    Raises:
+        ValueError: ``survival_prob`` outside ``[0, 1]`` or nan.
+    """
+
+    def __init__(self, survival_prob: float = 1.0, sync_gates: bool = False) -> None:
+        super().__init__()
+        self.survival_prob = survival_prob
+        self.sync_gates = sync_gates
+
+    @property
+    def survival_prob(self) -> float:
+        """Chance in ``[0, 1]`` that the gated work is done in a training step."""
+        return self._survival_prob
+
+    @survival_prob.setter
+    def survival_prob(self, value: float) -> None:
+        self._survival_prob = check_probability("survival_prob", value)
+        # Compiled code guards on this flag, so that a schedule that moves the probability does not recompile.
+        self._always_survives = self._survival_prob == 1.0
+
+    def _draws(self) -> bool:
+        """Whether this forward pass takes the gated path.
+
+        Raises:
+            RuntimeError: the pass is being exported, which would freeze the gates.
+        """
+        if not self.training or self._always_survives:
+            return False
+        if torch.compiler.is_exporting() or torch.jit.is_tracing():
+            raise RuntimeError("a training model would be exported with its gates frozen: call model.eval() first")
+        return True
+
+
+class StochasticResidual(StochasticGate):
+    """Residual connection whose branch is left out at random (Huang et al., arXiv:1603.09382, eq. 2 and 5).
+
+    In training ``identity + g * branch(x)``. A dropped branch is not called: no batch-norm statistics, no gradients,
+    no memory. In evaluation ``identity + s * branch(x)``, with ``s = survival_prob`` for ``rescale="eval"``, else 1.
+
+    Args:
+        survival_prob: chance in ``[0, 1]`` that the branch, or a row of it, is kept.
+        mode: ``"batch"`` draws one gate a forward pass; ``"row"`` an independent gate for each row; ``"subset"``
+            a cyclic window of rows whose size is ``survival_prob * N`` rounded at random. In the last two only the
+            surviving rows enter the branch. Gates come from the default CPU generator; none is drawn at
+            ``survival_prob`` 0 or 1.
+        rescale: where the expectation is matched. ``"eval"``: branch times ``survival_prob`` in evaluation, as in the
+            paper. ``"train"``: surviving branch divided by ``survival_prob`` in training. ``"none"``: neither.
+        sync_gates: see :class:`StochasticGate`.
+        inplace: add into the branch's output and keep its dtype, as torchvision's blocks do. Only for a branch that
+            ends in an operation which autograd lets be overwritten, such as batch norm.
+
+    Raises:
+        ValueError: ``survival_prob`` outside ``[0, 1]`` or nan, unknown ``mode`` or ``rescale``.
+    """
+
+    def __init__(
+        self,
+        survival_prob: float = 1.0,
+        mode: str = "batch",
+        rescale: str = "eval",
+        *,
+        sync_gates: bool = False,
+        inplace: bool = False,
+    ) -> None:
+        super().__init__(survival_prob, sync_gates)
+        self.mode = check_choice("mode", mode, MODES)
+        self.rescale = check_choice("rescale", rescale, RESCALES)
+        self.inplace = inplace
+
+    @property
+    def eval_scale(self) -> float:
+        """Factor of the branch in evaluation."""
+        return self.survival_prob if self.rescale == "eval" else 1.0
+
+    def forward(self, branch: Branch, x: Tensor, identity: Tensor) -> Tensor:
+        """Return ``identity`` plus the gated branch; where every row is dropped, ``identity`` itself.
+
+        Args:
+            branch: function of ``x``, called at most once. Under DistributedDataParallel it must be a module, a
+                method of one, or a closure over modules: a dropped branch contributes zeros to their gradients.
+            x: input of the branch, ``(N, ...)``.
+            identity: output of the shortcut, same shape as the branch's output.
+
+        Raises:
+            RuntimeError: a training model is exported, or a SyncBatchNorm would wait for ranks with other gates.
+        """
+        if self._draws():
+            return self._forward_gated(branch, x, identity)
+        scale = 1.0 if self.training else self.eval_scale
+        if scale == 0.0:
+            return self._without_branch(identity)
+        return add_residual(identity, branch(x), scale, self.inplace)
+
+    # Gates are Python control flow. The compiler does not trace into it, but compiles the branch that it calls: one
+    # graph a branch, not one for each pattern of gates. Everything else called from here is disabled for it.
+    @torch.compiler.disable(recursive=False)
+    def _forward_gated(self, branch: Branch, x: Tensor, identity: Tensor) -> Tensor:
+        survivors = self._draw(branch, len(x))
+        if survivors is None:
+            return self._drop(branch, identity)
+        if survivors is ALL:
+            return self._add(identity, branch(x) if len(x) > 1 else call_with_one_row(branch, x))
+        rows, shared = select_rows(x, survivors)
+        identity = shared if identity is x else identity
+        return self._add(identity, branch(rows) if len(rows) > 1 else call_with_one_row(branch, rows), survivors)
+
+    @torch.compiler.disable
+    def _draw(self, branch: Branch, batch: int) -> Rows | None:
+        """Surviving rows: None for no row, ``ALL`` for every row."""
+        if not self.sync_gates:
+            refuse_collectives(branch)
+        if self.survival_prob == 0.0:
+            return None
+        if self.mode == "batch":
+            return ALL if draw_batch(self.survival_prob, self.sync_gates) else None
+        rows = draw_rows(self.mode, self.survival_prob, batch, self.sync_gates)
+        count = count_rows(rows)
+        return None if count == 0 else ALL if count == batch else rows
+
+    @torch.compiler.disable
+    def _add(self, identity: Tensor, branch: Tensor, rows: Rows = ALL) -> Tensor:
+        scale = 1.0 / self.survival_prob if self.rescale == "train" else 1.0
+        if rows is ALL:
+            return add_residual(identity, branch, scale, self.inplace)
+        return add_rows(identity, branch, rows, scale, branch.dtype if self.inplace else None)
+
+    @torch.compiler.disable
+    def _drop(self, branch: Branch, identity: Tensor) -> Tensor:
+        return keep_in_ddp_graph(self._without_branch(identity), branch)
+
+    def _without_branch(self, identity: Tensor) -> Tensor:
+        return identity.to(output_dtype(identity)) if self.inplace else identity
+
+    def extra_repr(self) -> str:
+        return f"survival_prob={self.survival_prob:.4g}, mode={self.mode!r}, rescale={self.rescale!r}"
+
+
+class StochasticDepthBlock(StochasticGate):
+    """Leave out a whole block at random, down to its shortcut.
+
+    In training the block, or with probability ``1 - stoch_depth_probability`` its shortcut alone: one gate a forward
+    pass. In evaluation the block, unscaled.
+
+    Args:
+        block: module with a ``shortcut`` (or ``downsample``) module; None stands for the identity.
+        stoch_depth_probability: chance in ``[0, 1]`` that the block is kept.
+
+    Raises:
+        TypeError: ``block`` has no ``shortcut`` and no ``downsample``.
+        ValueError: ``stoch_depth_probability`` outside ``[0, 1]`` or nan.
+    """
+
+    def __init__(self, block: nn.Module, stoch_depth_probability: float, *, sync_gates: bool = False) -> None:
+        check_probability("stoch_depth_probability", stoch_depth_probability)
+        if not (hasattr(block, "shortcut") or hasattr(block, "downsample")):
+            raise TypeError(f"block must have a shortcut or a downsample, got {type(block).__name__} without either")
+        super().__init__(stoch_depth_probability, sync_gates)
+        self.block = block
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``block(x)``, or in training at random ``shortcut(x)``; ``x`` is ``(N, ...)``."""
+        return self._forward_gated(x) if self._draws() else self.block(x)
+
+    @torch.compiler.disable(recursive=False)
+    def _forward_gated(self, x: Tensor) -> Tensor:
+        if self._survives():
+            return self.block(x) if len(x) > 1 else call_with_one_row(self.block, x)
+        shortcut = getattr(self.block, "shortcut", None) or getattr(self.block, "downsample", None)
+        return self._in_graph(x if shortcut is None else shortcut(x))
+
+    @torch.compiler.disable
+    def _survives(self) -> bool:
+        if not self.sync_gates:
+            refuse_collectives(self.block)
+        return draw_batch(self.survival_prob, self.sync_gates)
+
+    @torch.compiler.disable
+    def _in_graph(self, x: Tensor) -> Tensor:
+        return keep_in_ddp_graph(x, self.block)
+
+    def extra_repr(self) -> str:
+        return f"survival_prob={self.survival_prob:.4g}"
+
+
+class DropPath(nn.Module):
+    """Zero random rows in training (Larsson et al., arXiv:1605.07648); see :func:`drop_path`.
+
+    Args:
+        p: chance in ``[0, 1]`` that a row is *kept*.
+        inplace: overwrite the input.
+
+    Raises:
+        ValueError: ``p`` outside ``[0, 1]`` or nan.
+    """
+
+    def __init__(self, p: float = 0.5, inplace: bool = False) -> None:
+        super().__init__()
+        self.p = check_probability("p", p)
+        self.inplace = inplace
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``drop_path(x, p)`` in training, ``x`` in evaluation; ``x`` is ``(N, ...)``."""
+        return drop_path(x, self.p, self.inplace) if self.training else x
+
+    def extra_repr(self) -> str:
+        return f"p={self.p:.4g}, inplace={self.inplace}"
