@@ -76,5 +76,5 @@ def output_dtype(x: Tensor) -> torch.dtype:
     """Dtype of a convolution's output for ``x``: what the branch would have returned."""
     kind = x.device.type
     if x.dtype in (torch.float16, torch.bfloat16, torch.float32) and torch.is_autocast_enabled(kind):
-        return torch.getoutput_dtype(kind)
+        return torch.get_autocast_dtype(kind)
     return x.dtype
