@@ -4,6 +4,7 @@ from typing import Any
 
 import torch.fx
 from torch import Tensor, nn
+from torch._dynamo import maybe_mark_dynamic
 from torch.nn.functional import relu
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
@@ -32,13 +33,22 @@ class _StochasticBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the block's output for ``x``, ``(N, C, H, W)``."""
-        if isinstance(x, torch.fx.Proxy):  # a leaf to every FX tracer: a traced gate would be frozen into the graph
-            return x.tracer.create_proxy("call_module", x.tracer.path_of_module(self), (x,), {})
+        # Nothing touches `x` before the compiler leaves this frame: its guards do not multiply with the shapes.
+        return self._forward_gated(x) if self.residual.draws() else self._forward(x)
+
+    def _forward(self, x: Tensor) -> Tensor:
+        if isinstance(x, torch.fx.Proxy):
+            return _trace_as_leaf(self, x)
         identity = x if self.downsample is None else self.downsample(x)
-        out = self.residual(self.branch, x, identity)
-        if out is identity:  # dropped: autograd may need the shortcut's values, so no ReLU in place
-            return relu(out) if isinstance(self.relu, nn.ReLU) else self.relu(out.clone())
-        return self.relu(out)
+        return _activate(self.relu, self.residual(self.branch, x, identity), identity)
+
+    @torch.compiler.disable(recursive=False)  # see StochasticResidual
+    def _forward_gated(self, x: Tensor) -> Tensor:
+        if isinstance(x, torch.fx.Proxy):
+            return _trace_as_leaf(self, x)
+        maybe_mark_dynamic(x, 0)
+        identity = x if self.downsample is None else self.downsample(x)
+        return _activate_eagerly(self.relu, self.residual(self.branch, x, identity), identity)
 
 
 class StoDepthBasicBlock(_StochasticBlock, BasicBlock):
@@ -80,3 +90,19 @@ class StoDepthBottleneck(_StochasticBlock, Bottleneck):
     def last_norm(self) -> nn.Module:
         """Normalisation that ends the branch."""
         return self.bn3
+
+
+def _trace_as_leaf(block: nn.Module, x: torch.fx.Proxy) -> torch.fx.Proxy:
+    """Enter the block as one node of an FX graph, whatever the tracer: a traced gate would be frozen."""
+    tracer: Any = x.tracer
+    return tracer.create_proxy("call_module", tracer.path_of_module(block), (x,), {})
+
+
+def _activate(activation: nn.Module, out: Tensor, identity: Tensor) -> Tensor:
+    if out is not identity:
+        return activation(out)
+    # Dropped: autograd, or a caller, may still need the shortcut's values, so nothing is done in place.
+    return relu(out) if isinstance(activation, nn.ReLU) else activation(out.clone())
+
+
+_activate_eagerly = torch.compiler.disable(_activate)

@@ -51,19 +51,15 @@ def add_residual(identity: Tensor, branch: Tensor, scale: float = 1.0, inplace: 
         identity: output of the shortcut.
         branch: output of the residual branch, same shape.
         scale: factor of the branch.
-        inplace: write into ``branch`` and keep its dtype, as ``branch += identity`` does. Only for a branch whose last
-            operation does not need its own output for the backward pass, such as batch norm.
+        inplace: keep the dtype of ``branch``, and write into it where ``scale`` is 1, as ``branch += identity`` does.
+            Only for a branch whose last operation does not need its own output for the backward pass, such as batch
+            norm.
     """
-    if not inplace:
-        return torch.add(identity, branch, alpha=scale)
-    if scale == 1.0:
+    if inplace and scale == 1.0:
         branch += identity
         return branch
-    if torch.is_grad_enabled() and branch.requires_grad:
-        return torch.add(identity, branch, alpha=scale).to(branch.dtype)
-    if torch.compiler.is_compiling():  # the compiler fuses the two, and knows no `out=`
-        return branch.mul_(scale).add_(identity)
-    return torch.add(identity, branch, alpha=scale, out=branch)
+    out = torch.add(identity, branch, alpha=scale)
+    return out.to(branch.dtype) if inplace else out
 
 
 @torch.compiler.disable
@@ -158,9 +154,10 @@ class _KeepInGraph(Function):
 
 
 def _take(x: Tensor, rows: Rows) -> Tensor:
-    """Surviving rows: a view of ``x`` where they are neighbours, else a copy in the memory format of ``x``."""
+    """Surviving rows: memory shared with ``x`` where they are neighbours, else a copy in its memory format."""
     if not isinstance(rows, Tensor):
-        return x[rows[0]] if len(rows) == 1 else torch.cat([x[run] for run in rows])
+        # A tracked view would cost a compiled branch a second graph, for it is guarded on its base.
+        return x[rows[0]].detach() if len(rows) == 1 else torch.cat([x[run] for run in rows])
     taken = _rows_first(x).index_select(0, rows)
     return taken.movedim(-1, 1) if _is_channels_last(x) else taken
 

@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch._dynamo import maybe_mark_dynamic
 
 from .branch import Branch, call_with_one_row, keep_in_ddp_graph, output_dtype, refuse_collectives
 from .functional import add_residual, add_rows, drop_path, select_rows
@@ -40,8 +41,8 @@ class StochasticGate(nn.Module):
         # Compiled code guards on this flag, so that a schedule that moves the probability does not recompile.
         self._always_survives = self._survival_prob == 1.0
 
-    def _draws(self) -> bool:
-        """Whether this forward pass takes the gated path.
+    def draws(self) -> bool:
+        """Return whether a forward pass draws gates now: in training, at a survival probability below 1.
 
         Raises:
             RuntimeError: the pass is being exported, which would freeze the gates.
@@ -106,7 +107,7 @@ class StochasticResidual(StochasticGate):
         Raises:
             RuntimeError: a training model is exported, or a SyncBatchNorm would wait for ranks with other gates.
         """
-        if self._draws():
+        if self.draws():
             return self._forward_gated(branch, x, identity)
         scale = 1.0 if self.training else self.eval_scale
         if scale == 0.0:
@@ -120,11 +121,13 @@ class StochasticResidual(StochasticGate):
         survivors = self._draw(branch, len(x))
         if survivors is None:
             return self._drop(branch, identity)
-        if survivors is ALL:
-            return self._add(identity, branch(x) if len(x) > 1 else call_with_one_row(branch, x))
-        rows, shared = select_rows(x, survivors)
-        identity = shared if identity is x else identity
-        return self._add(identity, branch(rows) if len(rows) > 1 else call_with_one_row(branch, rows), survivors)
+        rows = x
+        if survivors is not ALL:
+            rows, shared = select_rows(x, survivors)
+            identity = shared if identity is x else identity
+        maybe_mark_dynamic(rows, 0)  # compile once for every number of survivors
+        out = branch(rows) if len(rows) > 1 else call_with_one_row(branch, rows)
+        return self._add(identity, out, survivors)
 
     @torch.compiler.disable
     def _draw(self, branch: Branch, batch: int) -> Rows | None:
@@ -181,7 +184,7 @@ class StochasticDepthBlock(StochasticGate):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``block(x)``, or in training at random ``shortcut(x)``; ``x`` is ``(N, ...)``."""
-        return self._forward_gated(x) if self._draws() else self.block(x)
+        return self._forward_gated(x) if self.draws() else self.block(x)
 
     @torch.compiler.disable(recursive=False)
     def _forward_gated(self, x: Tensor) -> Tensor:
