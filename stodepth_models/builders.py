@@ -10,12 +10,14 @@ from torchvision.models._api import BUILTIN_MODELS
 
 from .gates import MODES, RESCALES, check_choice, check_probability
 from .layers import StochasticGate, StochasticResidual
+from .recipe import Recipe, Recorded
+from .sources import read_checkpoint
 from .survival import DEPTH_RULES, linear_decay, set_survival_probs
-from .weights import load_checkpoint, read_checkpoint, resolve_source
+from .weights import builder_source, load_checkpoint
 
 __all__ = ["StochasticDepth", "build", "register"]
 
-Model = TypeVar("Model", bound=nn.Module)
+Model = TypeVar("Model", bound=Recorded)
 Builder = TypeVar("Builder", bound=Callable[..., nn.Module])
 
 
@@ -103,12 +105,13 @@ def build(
         options: keyword arguments of ``architecture``; without ``num_classes``, that of the weights is taken.
     """
     check_flag("pretrained", pretrained)
-    source = resolve_source(name, enum, pretrained, weights)
+    source = builder_source(name, enum, pretrained, weights)
     checkpoint = None if source is None else read_checkpoint(source, progress=progress)
     if checkpoint is not None and checkpoint.num_classes is not None:
         options = {"num_classes": checkpoint.num_classes, **options}
     model = architecture(**options)
     depth.apply_to(model)
+    model.recipe = Recipe(name, options)
     if checkpoint is not None:
         load_checkpoint(model, checkpoint)
     return model

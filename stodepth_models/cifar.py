@@ -22,7 +22,7 @@ from typing import Any
 from torch import Tensor
 from torchvision.models import WeightsEnum
 
-from . import weights as published
+from . import published
 from .blocks import StoDepthBasicBlock, StoDepthBottleneck
 from .builders import StochasticDepth, build, register
 from .cifar_network import CifarResNet, PadShortcut

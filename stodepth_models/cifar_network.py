@@ -9,6 +9,7 @@ from torchvision.models.resnet import conv1x1, conv3x3
 
 from .blocks import StoDepthBasicBlock, StoDepthBottleneck
 from .gates import check_choice
+from .recipe import Recorded
 
 __all__ = ["CifarResNet", "PadShortcut"]
 
@@ -37,7 +38,7 @@ class PadShortcut(nn.Module):
         return f"stride={self.stride}, extra_channels={self.extra_channels}"
 
 
-class CifarResNet(nn.Module):
+class CifarResNet(Recorded):
     """ResNet for small images, ``(N, 3, 32, 32)``, with torchvision's names and initialisation.
 
     Args:

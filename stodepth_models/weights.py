@@ -1,117 +1,161 @@
-"""Published weights, and loading that keeps the evaluation function of the network they come from."""
+"""Loading weights from any source, so that the model computes what the network they come from computed."""
 
-import difflib
+import logging
+import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import WeightsEnum
+from torchvision.models import WeightsEnum, get_model_weights
 
-__all__ = ["Checkpoint", "load_checkpoint", "load_pretrained", "read_checkpoint", "resolve_source"]
+from .checkpoints import Checkpoint
+from .errors import CheckpointError
+from .fold import fold_into
+from .hints import guess_builder
+from .keys import CLASSIFIER, OPTIONAL, canonical_names
+from .recipe import Recorded
+from .sources import Source, read_checkpoint, resolve_source
 
+__all__ = ["builder_source", "load_checkpoint", "load_pretrained"]
 
-class CifarResNet20_Weights(WeightsEnum):
-    """Published weights of cifar_resnet20."""
+LISTED = 10  # keys that a message shows of each kind
 
-
-class CifarResNet32_Weights(WeightsEnum):
-    """Published weights of cifar_resnet32."""
-
-
-class CifarResNet44_Weights(WeightsEnum):
-    """Published weights of cifar_resnet44."""
-
-
-class CifarResNet56_Weights(WeightsEnum):
-    """Published weights of cifar_resnet56."""
+logger = logging.getLogger("stodepth_models")
 
 
-class CifarResNet110_Weights(WeightsEnum):
-    """Published weights of cifar_resnet110."""
-
-
-class CifarResNet1202_Weights(WeightsEnum):
-    """Published weights of cifar_resnet1202."""
-
-
-class CifarResNet164_Weights(WeightsEnum):
-    """Published weights of cifar_resnet164."""
-
-
-class CifarResNet18_Weights(WeightsEnum):
-    """Published weights of cifar_resnet18."""
-
-
-class CifarResNet34_Weights(WeightsEnum):
-    """Published weights of cifar_resnet34."""
-
-
-class CifarResNet50_Weights(WeightsEnum):
-    """Published weights of cifar_resnet50."""
-
-
-class CifarResNet101_Weights(WeightsEnum):
-    """Published weights of cifar_resnet101."""
-
-
-class CifarResNet152_Weights(WeightsEnum):
-    """Published weights of cifar_resnet152."""
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """Weights under the names of our models.
-
-    Attributes:
-        state_dict: tensors by name.
-        num_classes: rows of the classifier; None where there is none.
-    """
-
-    state_dict: dict[str, Tensor]
-    num_classes: int | None
-
-
-def resolve_source(name: str, enum: type[WeightsEnum], pretrained: bool, weights: Any) -> Any:
+def builder_source(builder: str, enum: type[WeightsEnum], pretrained: bool, weights: Any) -> Source | None:
     """Turn a builder's ``pretrained`` and ``weights`` into one source, or None.
 
     Raises:
-        ValueError: both are given, or no weights have that name.
+        ValueError: both are given, nothing is published as the default, or no weights have that name.
     """
-    if pretrained and weights is not None:
+    if not pretrained:
+        return None if weights is None else resolve_source(weights, enum, builder)
+    if weights is not None:
         raise ValueError(f"pretrained=True and weights={weights!r} are two sources: give one of them")
-    if pretrained:
-        if not enum.__members__:
-            raise ValueError(f"no weights are published for {name}; known: none")
-        return next(iter(enum.__members__.values()))
-    if isinstance(weights, str):
-        member = enum.__members__.get(weights.replace(f"{enum.__name__}.", ""))
-        if member is None:
-            near = difflib.get_close_matches(weights, enum.__members__, n=1)
-            raise ValueError(f"no weights {weights!r} for {name}; known: {', '.join(enum.__members__)} {near}")
-        return member
-    return weights
+    default = next((name for name in ("IMAGENET1K_V1", "DEFAULT") if name in enum.__members__), None)
+    if default is None:
+        known = ", ".join(f"weights={name!r}" for name in enum.__members__) or "none"
+        raise ValueError(
+            f"pretrained=True: no stochastic-depth weights of {builder} are published yet; weights of others: {known}"
+        )
+    return enum[default]
 
 
-def read_checkpoint(source: Any, progress: bool = True) -> Checkpoint:
-    """Read weights from a source and give them our names."""
-    if isinstance(source, WeightsEnum):
-        state = source.get_state_dict(progress=progress, check_hash=True)
-    elif isinstance(source, Mapping):
-        state = dict(source)
-    else:
-        state = torch.load(source, map_location="cpu", weights_only=True)
-    state = state.get("state_dict", state)
-    state = {key.removeprefix("module.").replace("linear.", "fc."): value for key, value in state.items()}
-    return Checkpoint(state, state["fc.weight"].shape[0] if "fc.weight" in state else None)
+def load_pretrained(
+    model: nn.Module, source: Any, *, strict: bool = True, check_hash: str | bool | None = None
+) -> None:
+    """Load weights so that the model's evaluation outputs are those of the network they come from.
+
+    Where the two scale their residual branches differently in evaluation, the ratio is folded into the last batch norm
+    of each branch. A file of this package says how its network scaled them; any other one is of constant depth.
+    ``load_state_dict`` is the literal copy.
+
+    Prefixes (``module.``, ``_orig_mod.``), wrappers (``state_dict``, ``model``, averages first), ``linear`` for ``fc``
+    and ``shortcut`` for ``downsample`` are mapped. Where only the number of classes differs, all but the classifier is
+    loaded, and the log says so.
+
+    Args:
+        model: a model of this package, or any one whose names follow torchvision's ResNets.
+        source: member of a weights enum or its name, path of a ``.safetensors``, ``.pth``, ``.pt`` or ``.th`` file, URL
+            (``http``, ``https``, ``file``), ``hf://org/repo[/file][@revision]``, or a state dict.
+        strict: False: keys that are missing or unexpected are logged instead of refused.
+        check_hash: SHA-256 of the file, or at least its first 8 digits; True: those in its name must hold. A hash that
+            the index or a URL's name publishes is checked in any case.
+
+    Raises:
+        CheckpointError: the file is damaged, has another hash, is no checkpoint, or does not fit. The model is left as
+            it was, and no damaged download stays in the cache.
+        DownloadError: network, server or disk.
+        FileNotFoundError: no such file.
+        TypeError: ``model`` or ``source`` is of another kind.
+        ValueError: no weights have that name, or the model scales a branch by 0 that the source uses.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    recipe = model.recipe if isinstance(model, Recorded) else None
+    enum = None if recipe is None else get_model_weights(recipe.builder)
+    owner = type(model).__name__ if recipe is None else recipe.builder
+    found = resolve_source(source, enum, owner)
+    load_checkpoint(model, read_checkpoint(found, check_hash=check_hash), strict)
 
 
-def load_checkpoint(model: nn.Module, checkpoint: Checkpoint) -> None:
-    """Copy weights into a model."""
-    model.load_state_dict(checkpoint.state_dict)
+def load_checkpoint(model: nn.Module, checkpoint: Checkpoint, strict: bool = True) -> None:
+    """Load what has been read; see :func:`load_pretrained`."""
+    target = model.state_dict()
+    names = canonical_names(target, "the model")
+    state = {names.get(key, key): tensor for key, tensor in checkpoint.state_dict.items()}
+    classifier = _other_classifier(names, target, state)
+    for key in classifier:
+        state.pop(key, None)
+    _check_fit(checkpoint, target, state, classifier, strict)
+    state = {key: _checked(key, tensor, target[key], checkpoint.name) for key, tensor in state.items() if key in target}
+    _warn_of_nan(state, checkpoint.name)
+    state = fold_into(state, model, checkpoint.scales)
+    if classifier:
+        logger.warning("%s: all but the classifier is loaded, the number of classes differs", checkpoint.name)
+    elif isinstance(model, Recorded):
+        model.categories = checkpoint.categories
+    model.load_state_dict(state, strict=False)
 
 
-def load_pretrained(model: nn.Module, source: Any) -> None:
-    """Load weights from a source into a model."""
-    load_checkpoint(model, read_checkpoint(source))
+def _other_classifier(names: Mapping[str, str], target: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
+    """Names of the classifier's weights, if it differs from the file's in the number of classes alone."""
+    ours = [names.get(f"{CLASSIFIER}{part}", f"{CLASSIFIER}{part}") for part in ("weight", "bias")]
+    weight, given = target.get(ours[0]), state.get(ours[0])
+    if given is None or weight is None:
+        return ours if weight is None and given is not None else []
+    return ours if len(given) != len(weight) and given.shape[1:] == weight.shape[1:] else []
+
+
+def _check_fit(
+    checkpoint: Checkpoint,
+    target: Mapping[str, Tensor],
+    state: Mapping[str, Tensor],
+    classifier: list[str],
+    strict: bool,
+) -> None:
+    missing = [k for k in target if k not in state and k not in classifier and not k.endswith(OPTIONAL)]
+    unexpected = [k for k in state if k not in target]
+    shapes = [
+        f"{k} {tuple(v.shape)}, the model has {tuple(target[k].shape)}"
+        for k, v in state.items()
+        if k in target and v.shape != target[k].shape
+    ]
+    found = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
+    report = "".join(
+        f"\n  {len(keys)} {kind}: {', '.join(keys[:LISTED])}{', ...' if len(keys) > LISTED else ''}"
+        for kind, keys in found.items()
+        if keys
+    )
+    if shapes or (report and strict):
+        raise CheckpointError(f"{checkpoint.name} does not fit the model{_hint(checkpoint)}{report}")
+    if report:
+        logger.warning("%s: loaded in part%s", checkpoint.name, report)
+
+
+def _hint(checkpoint: Checkpoint) -> str:
+    guess = guess_builder(checkpoint.state_dict)
+    if guess is None:
+        return ""
+    options = "".join(f" with {key}={value!r}" for key, value in guess[1].items())
+    return f": its keys match {guess[0]}{options}"
+
+
+def _checked(key: str, tensor: Tensor, target: Tensor, name: str) -> Tensor:
+    """The tensor in the dtype of the model's, so that nothing is rounded before a scale is folded in."""
+    plain = tensor.layout == torch.strided and not tensor.is_meta and not tensor.is_quantized
+    if not plain or tensor.is_complex() or (target.is_floating_point() and not tensor.is_floating_point()):
+        raise CheckpointError(f"{name}: {key} must be a dense tensor of {target.dtype}, got {tensor.dtype}")
+    return tensor.to(target.dtype)
+
+
+def _warn_of_nan(state: Mapping[str, Tensor], name: str) -> None:
+    bad = {k: int((~v.isfinite()).sum()) for k, v in state.items() if v.is_floating_point() and not v.isfinite().all()}
+    if bad:
+        warnings.warn(
+            f"{name}: {sum(bad.values())} values in {len(bad)} of {len(state)} tensors are nan or infinite, "
+            f"first in {next(iter(bad))}",
+            stacklevel=4,
+        )

@@ -1,0 +1,156 @@
+"""Checkpoint files: read without running what they hold, under this package's names, with their configuration."""
+
+import json
+import logging
+import pickle
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from .errors import CheckpointError
+from .keys import CLASSIFIER, canonical_names, unwrap
+
+__all__ = ["HEADER", "Checkpoint", "read_config", "read_file", "read_mapping"]
+
+HEADER = "stodepth_models"  # entry of a safetensors header that holds our configuration, as JSON
+
+logger = logging.getLogger("stodepth_models")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Weights under this package's names.
+
+    Attributes:
+        name: where they come from, for messages.
+        state_dict: tensors by name.
+        config: configuration of the model that they were saved from; None where the file has none.
+        categories: names of the classes, where known.
+    """
+
+    name: str
+    state_dict: dict[str, Tensor]
+    config: Mapping[str, Any] | None = None
+    categories: Sequence[str] | None = None
+
+    @property
+    def num_classes(self) -> int | None:
+        """Rows of the classifier; None where there is none."""
+        weight = self.state_dict.get(f"{CLASSIFIER}weight")
+        return None if weight is None or weight.dim() != 2 else len(weight)
+
+    @property
+    def scales(self) -> list[float] | None:
+        """Evaluation scale of each block, in forward order; None for a network of constant depth."""
+        if self.config is None or self.config["rescale"] != "eval":
+            return None
+        return list(self.config["survival_probs"])
+
+
+def read_file(path: Path, name: str) -> Checkpoint:
+    """Read a safetensors file, or a pickle with ``weights_only=True``; what it is, its first bytes tell.
+
+    Args:
+        path: an existing file.
+        name: what messages call it.
+
+    Raises:
+        CheckpointError: damaged, no checkpoint, or a pickle that would run code.
+        OSError: the file cannot be opened.
+    """
+    with open(path, "rb") as file:
+        head = file.read(16)
+    if not head:
+        raise CheckpointError(f"{name} is empty: download it again")
+    if head.lstrip()[:1] == b"<":
+        raise CheckpointError(f"{name} is a web page (HTML or XML), not weights: check the address")
+    if head[8:9] == b"{" and head[:2] != b"PK":
+        content, header = _read_safetensors(path, name)
+        return read_mapping(content, name, header or read_config(path))
+    return read_mapping(_read_pickle(path, name), name, read_config(path))
+
+
+def read_mapping(
+    content: Any, name: str, config: Mapping[str, Any] | None = None, categories: Sequence[str] | None = None
+) -> Checkpoint:
+    """Give the weights in ``content`` this package's names.
+
+    Args:
+        content: a state dict, or a training script's nest around one.
+        name: what messages call it.
+        config: configuration of the model that was saved.
+        categories: names of the classes; None: those of the configuration.
+
+    Raises:
+        CheckpointError: there are no weights in it.
+    """
+    state, path = unwrap(content)
+    if not isinstance(state, Mapping):
+        raise CheckpointError(f"{name} must hold a state dict, got a {type(state).__name__}")
+    tensors = {key: value for key, value in state.items() if isinstance(key, str) and isinstance(value, Tensor)}
+    if not tensors:
+        raise CheckpointError(f"{name} must hold named tensors, got the keys {[*state][:10]}")
+    if path:
+        logger.info("%s: weights taken from %r", name, ".".join(path))
+    names = canonical_names(tensors, name)
+    categories = categories or (config or {}).get("categories")
+    return Checkpoint(name, {key: tensors[original] for key, original in names.items()}, config, categories)
+
+
+def read_config(path: Path) -> Mapping[str, Any] | None:
+    """Return the configuration beside a file that ``save_pretrained`` wrote; None where there is none of ours."""
+    beside = path.with_name("config.json")
+    if path.stem not in ("model", "pytorch_model") or not beside.is_file():
+        return None
+    return _checked_config(beside.read_bytes(), str(beside))
+
+
+def _read_safetensors(path: Path, name: str) -> tuple[dict[str, Tensor], Mapping[str, Any] | None]:
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except Exception as error:  # whatever a damaged header provokes
+        raise CheckpointError(f"{name} is a damaged safetensors file: {error}") from error
+    return tensors, _checked_config(metadata[HEADER], name) if HEADER in metadata else None
+
+
+def _read_pickle(path: Path, name: str) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        refused = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if refused is None:
+            raise CheckpointError(f"{name} is damaged or not a checkpoint: {_first_line(error)}") from error
+        raise CheckpointError(
+            f"{name} is refused: it asks to run {refused[1]}, and pickles are read as weights only; "
+            "save the state dict alone, or as safetensors"
+        ) from None
+    except Exception as error:  # whatever a damaged archive provokes
+        raise CheckpointError(f"{name} is damaged or not a checkpoint: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def _checked_config(text: str | bytes, name: str) -> Mapping[str, Any] | None:
+    """Parse a configuration; None for a file of another library."""
+    try:
+        config = json.loads(text)
+    except ValueError as error:
+        raise CheckpointError(f"{name} holds a damaged configuration: {error}") from error
+    if not isinstance(config, dict) or "builder" not in config:
+        return None
+    probs = config.get("survival_probs")
+    if not isinstance(probs, list) or not all(type(p) in (int, float) and 0.0 <= p <= 1.0 for p in probs):
+        raise CheckpointError(f"{name}: survival_probs must be a list of probabilities in [0, 1], got {probs!r}")
+    if config.get("rescale") not in ("eval", "train", "none"):
+        raise CheckpointError(f"{name}: rescale must be 'eval', 'train' or 'none', got {config.get('rescale')!r}")
+    return config
