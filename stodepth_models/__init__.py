@@ -1,6 +1,7 @@
 """ResNets with stochastic depth (Huang et al., arXiv:1603.09382) that skip the work of dropped blocks for real."""
 
 from .blocks import StoDepthBasicBlock, StoDepthBottleneck
+from .catalog import list_weights
 from .cifar import (
     CifarResNet,
     cifar_resnet18_stodepth_lineardecay,
@@ -16,8 +17,25 @@ from .cifar import (
     cifar_resnet164_stodepth_lineardecay,
     cifar_resnet1202_stodepth_lineardecay,
 )
+from .conversion import to_torchvision
+from .errors import CheckpointError, DownloadError
+from .fold import fold_rescale
 from .functional import drop_path
 from .layers import DropPath, StochasticDepthBlock, StochasticResidual
+from .published import (
+    CifarResNet18_Weights,
+    CifarResNet20_Weights,
+    CifarResNet32_Weights,
+    CifarResNet34_Weights,
+    CifarResNet44_Weights,
+    CifarResNet50_Weights,
+    CifarResNet56_Weights,
+    CifarResNet101_Weights,
+    CifarResNet110_Weights,
+    CifarResNet152_Weights,
+    CifarResNet164_Weights,
+    CifarResNet1202_Weights,
+)
 from .resnet import (
     StoDepthResNet,
     resnet18_stodepth_lineardecay,
@@ -35,7 +53,21 @@ from .survival import expected_flops, linear_decay, recalibrate_bn, set_survival
 from .weights import load_pretrained
 
 __all__ = [
+    "CheckpointError",
     "CifarResNet",
+    "CifarResNet18_Weights",
+    "CifarResNet20_Weights",
+    "CifarResNet32_Weights",
+    "CifarResNet34_Weights",
+    "CifarResNet44_Weights",
+    "CifarResNet50_Weights",
+    "CifarResNet56_Weights",
+    "CifarResNet101_Weights",
+    "CifarResNet110_Weights",
+    "CifarResNet152_Weights",
+    "CifarResNet164_Weights",
+    "CifarResNet1202_Weights",
+    "DownloadError",
     "DropPath",
     "StoDepthBasicBlock",
     "StoDepthBottleneck",
@@ -56,7 +88,9 @@ __all__ = [
     "cifar_resnet1202_stodepth_lineardecay",
     "drop_path",
     "expected_flops",
+    "fold_rescale",
     "linear_decay",
+    "list_weights",
     "load_pretrained",
     "recalibrate_bn",
     "resnet18_stodepth_lineardecay",
@@ -69,6 +103,7 @@ __all__ = [
     "resnext101_64x4d_stodepth_lineardecay",
     "set_survival_probs",
     "survival_probs",
+    "to_torchvision",
     "uniform",
     "wide_resnet50_2_stodepth_lineardecay",
     "wide_resnet101_2_stodepth_lineardecay",

@@ -2,8 +2,10 @@
 
 import json
 import logging
+import os
 import pickle
 import re
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +13,13 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from .errors import CheckpointError
 from .keys import CLASSIFIER, canonical_names, unwrap
 
-__all__ = ["HEADER", "Checkpoint", "read_config", "read_file", "read_mapping"]
+__all__ = ["HEADER", "Checkpoint", "read_config", "read_file", "read_mapping", "write_file"]
 
 HEADER = "stodepth_models"  # entry of a safetensors header that holds our configuration, as JSON
 
@@ -109,6 +112,17 @@ def read_config(path: Path) -> Mapping[str, Any] | None:
     if path.stem not in ("model", "pytorch_model") or not beside.is_file():
         return None
     return _checked_config(beside.read_bytes(), str(beside))
+
+
+def write_file(path: Path, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
+    """Write weights as safetensors with their configuration in the header; the file appears whole or not at all."""
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+    tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
+    try:
+        save_file(tensors, partial, {"format": "pt", HEADER: json.dumps(config)})
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _read_safetensors(path: Path, name: str) -> tuple[dict[str, Tensor], Mapping[str, Any] | None]:

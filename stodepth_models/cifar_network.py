@@ -9,7 +9,7 @@ from torchvision.models.resnet import conv1x1, conv3x3
 
 from .blocks import StoDepthBasicBlock, StoDepthBottleneck
 from .gates import check_choice
-from .recipe import Recorded
+from .hub import HubModel
 
 __all__ = ["CifarResNet", "PadShortcut"]
 
@@ -38,7 +38,7 @@ class PadShortcut(nn.Module):
         return f"stride={self.stride}, extra_channels={self.extra_channels}"
 
 
-class CifarResNet(Recorded):
+class CifarResNet(HubModel):
     """ResNet for small images, ``(N, 3, 32, 32)``, with torchvision's names and initialisation.
 
     Args:

@@ -21,7 +21,7 @@ from torchvision.models import ResNet, WeightsEnum
 
 from .blocks import StoDepthBasicBlock, StoDepthBottleneck
 from .builders import StochasticDepth, build, register
-from .recipe import Recorded
+from .hub import HubModel
 
 __all__ = [
     "StoDepthResNet",
@@ -41,7 +41,7 @@ __all__ = [
 Source = str | PathLike[str] | Mapping[str, Tensor] | None
 
 
-class StoDepthResNet(Recorded, ResNet):
+class StoDepthResNet(HubModel, ResNet):
     """torchvision's ResNet built from stochastic blocks; same names, shapes and initialisation of its weights.
 
     Args:

@@ -1,0 +1,74 @@
+"""Evaluation scales move into the weights, and the function stays."""
+
+import pytest
+import torch
+from randomised import randomise_norms
+from torch import nn
+from torchvision.ops import FrozenBatchNorm2d
+
+import stodepth_models as sdm
+from stodepth_models.fold import fold_into, gated_blocks
+
+X = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+
+
+def tiny(**kwargs):
+    torch.manual_seed(0)
+    return randomise_norms(sdm.cifar_resnet20_stodepth_lineardecay(**kwargs)).eval()
+
+
+@pytest.mark.parametrize("rescale", ["eval", "train", "none"])
+def test_fold_rescale_keeps_class_parameters_and_outputs(rescale):
+    model = tiny(rescale=rescale)
+    before, parameters = model(X), [id(p) for p in model.parameters()]
+    sdm.fold_rescale(model)
+    torch.testing.assert_close(model(X), before, rtol=0, atol=1e-5)
+    assert {gate.rescale for _, _, gate in gated_blocks(model)} == {"none"}
+    assert type(model) is sdm.CifarResNet
+    assert [id(p) for p in model.parameters()] == parameters
+    assert sdm.survival_probs(model) == sdm.linear_decay(9)
+
+
+def test_fold_rescale_multiplies_only_the_last_norm_of_a_branch():
+    model, twin = tiny(prob_0_L=(0.5, 0.5)), tiny(prob_0_L=(0.5, 0.5))
+    sdm.fold_rescale(model)
+    changed = {key for key, value in model.state_dict().items() if not torch.equal(value, twin.state_dict()[key])}
+    assert changed == {f"{name}.bn2.{part}" for name, _, _ in gated_blocks(model) for part in ("weight", "bias")}
+    assert torch.equal(model.layer2[1].bn2.weight, twin.layer2[1].bn2.weight * 0.5)
+
+
+def test_fold_rescale_takes_other_norms_and_survival_zero():
+    frozen = tiny(norm_layer=FrozenBatchNorm2d)
+    groups = tiny(norm_layer=lambda channels: nn.GroupNorm(4, channels), prob_0_L=(1.0, 0.0))
+    for model in (frozen, groups):
+        before = model(X)
+        sdm.fold_rescale(model)
+        torch.testing.assert_close(model(X), before, rtol=0, atol=1e-5)
+
+
+def test_a_branch_without_a_norm_is_refused_and_nothing_changes():
+    model = tiny()
+    model.layer3[2].bn2 = nn.BatchNorm2d(64, affine=False)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(
+        ValueError, match=r"layer3\.2 must end its branch in a normalisation with a weight.*BatchNorm2d"
+    ):
+        sdm.fold_rescale(model)
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    assert {gate.rescale for _, _, gate in gated_blocks(model)} == {"eval"}
+
+
+def test_scales_of_another_network_are_refused():
+    with pytest.raises(ValueError, match="the source has 3 stochastic blocks, the model 9"):
+        fold_into({}, tiny(), [1.0, 1.0, 1.0])
+
+
+def test_dividing_by_zero_is_refused_unless_the_source_did_not_use_the_branch():
+    model = tiny(prob_0_L=(1.0, 0.0))
+    with pytest.raises(ValueError, match=r"layer3\.2 scales its branch by 1 in the source and by survival_prob=0 here"):
+        sdm.load_pretrained(model, tiny().state_dict())
+    state = model.state_dict()
+    assert fold_into(dict(state), model, sdm.survival_probs(model)).keys() == state.keys()
+    revived = tiny(rescale="none")
+    revived.load_state_dict(fold_into(dict(state), revived, sdm.survival_probs(model)))
+    torch.testing.assert_close(revived(X), model(X), rtol=0, atol=1e-5)

@@ -1,0 +1,162 @@
+"""Models that travel: saved, rebuilt, and pushed, bit for bit."""
+
+import json
+import logging
+import shutil
+
+import pytest
+import torch
+from huggingface_hub import HfApi
+from safetensors import safe_open
+from torch import nn
+from torchvision.ops import FrozenBatchNorm2d
+
+import stodepth_models as sdm
+
+
+def tiny(**kwargs):
+    torch.manual_seed(0)
+    return sdm.cifar_resnet20_stodepth_lineardecay(**kwargs).eval()
+
+
+def same_weights(one, other):
+    ours, theirs = one.state_dict(), other.state_dict()
+    return list(ours) == list(theirs) and all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"prob_0_L": (0.9, 0.3), "mode": "row", "rescale": "train", "depth_rule": "paper"},
+        {"mult_flag": False, "mode": "subset", "num_classes": 3, "shortcut": "B", "sync_gates": True},
+    ],
+)
+def test_a_round_trip_is_bit_exact(options, tmp_path):
+    model = tiny(**options)
+    model.save_pretrained(tmp_path)
+    twin = sdm.CifarResNet.from_pretrained(tmp_path)
+    assert same_weights(model, twin)
+    assert repr(twin) == repr(model)
+    assert [m.sync_gates for m in twin.modules() if isinstance(m, sdm.StochasticResidual)] == 9 * [
+        options.get("sync_gates", False)
+    ]
+    assert not twin.training
+
+
+def test_imagenet_models_and_their_dtype_travel_too(tmp_path):
+    model = sdm.resnext50_32x4d_stodepth_lineardecay(num_classes=2).bfloat16()
+    model.save_pretrained(tmp_path)
+    twin = sdm.StoDepthResNet.from_pretrained(tmp_path)
+    assert same_weights(model, twin)
+    assert twin.fc.weight.dtype == torch.bfloat16
+    assert twin.groups == 32
+
+
+def test_survival_probabilities_set_later_are_saved(tmp_path):
+    model = tiny()
+    sdm.set_survival_probs(model, [0.9, 0.1, 0.3, 0.7, 0.2, 1.0, 0.4, 0.6, 0.5])
+    model.save_pretrained(tmp_path)
+    assert sdm.survival_probs(sdm.CifarResNet.from_pretrained(tmp_path)) == sdm.survival_probs(model)
+
+
+def test_config_names_what_was_built(tmp_path):
+    tiny(num_classes=7).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["builder"] == "cifar_resnet20_stodepth_lineardecay"
+    assert config["survival_probs"] == sdm.linear_decay(9)
+    assert (config["mode"], config["rescale"], config["num_classes"], config["shortcut"]) == ("batch", "eval", 7, "A")
+    with safe_open(tmp_path / "model.safetensors", "pt") as file:
+        assert json.loads(file.metadata()["stodepth_models"]) == config
+
+
+def test_the_file_alone_is_enough(tmp_path):
+    model = tiny()
+    model.save_pretrained(tmp_path)
+    (tmp_path / "config.json").unlink()
+    twin = sdm.CifarResNet.from_pretrained(tmp_path)
+    assert same_weights(model, twin)
+    assert repr(twin) == repr(model)
+
+
+@pytest.mark.parametrize("overrides", [{"rescale": "train"}, {"mult_flag": False}, {"prob_0_L": (1.0, 0.2)}], ids=str)
+def test_overrides_keep_the_function(overrides, tmp_path):
+    model, x = tiny(), torch.randn(2, 3, 16, 16)
+    model.save_pretrained(tmp_path)
+    twin = sdm.CifarResNet.from_pretrained(tmp_path, **overrides)
+    assert repr(twin) != repr(model)
+    torch.testing.assert_close(twin(x), model(x), rtol=0, atol=1e-4)
+
+
+def test_another_number_of_classes_starts_a_new_classifier(tmp_path, caplog):
+    model = tiny()
+    model.save_pretrained(tmp_path)
+    with caplog.at_level(logging.WARNING, "stodepth_models"):
+        twin = sdm.CifarResNet.from_pretrained(tmp_path, num_classes=3)
+    assert torch.equal(twin.layer3[2].conv2.weight, model.layer3[2].conv2.weight)
+    assert twin.fc.out_features == 3
+    assert len(caplog.records) == 1
+
+
+def test_the_card_says_what_the_model_is(tmp_path):
+    tiny().save_pretrained(tmp_path)
+    card = (tmp_path / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: stodepth_models\n")
+    assert "# cifar_resnet20_stodepth_lineardecay" in card
+    assert 'CifarResNet.from_pretrained("path/or/repository")' in card
+
+
+def test_push_uploads_what_save_writes(monkeypatch, tmp_path):
+    created, model = [], tiny()
+
+    def create_repo(self, repo_id, **kwargs):
+        created.append(repo_id)
+        return type("Repo", (), {"repo_id": repo_id})
+
+    def upload_folder(self, *, repo_id, folder_path, **kwargs):
+        shutil.copytree(folder_path, tmp_path / "pushed")
+        return f"https://huggingface.co/{repo_id}/commit/1"
+
+    monkeypatch.setattr(HfApi, "create_repo", create_repo)
+    monkeypatch.setattr(HfApi, "upload_folder", upload_folder)
+    assert model.push_to_hub("someone/tiny").endswith("/commit/1")
+    assert created == ["someone/tiny"]
+    assert {path.name for path in (tmp_path / "pushed").iterdir()} == {"README.md", "config.json", "model.safetensors"}
+    assert same_weights(model, sdm.CifarResNet.from_pretrained(tmp_path / "pushed"))
+
+
+def test_a_norm_layer_is_asked_for_again(tmp_path):
+    tiny(norm_layer=FrozenBatchNorm2d).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"norm_layer: give it to from_pretrained"):
+        sdm.CifarResNet.from_pretrained(tmp_path)
+    twin = sdm.CifarResNet.from_pretrained(tmp_path, norm_layer=FrozenBatchNorm2d)
+    assert isinstance(twin.bn1, FrozenBatchNorm2d)
+
+
+def test_what_cannot_be_rebuilt_is_not_saved(tmp_path):
+    changed = tiny()
+    changed.layer1[0].conv1 = nn.Conv2d(16, 16, 1)
+    with pytest.raises(ValueError, match=r"was changed after it was built.*\n?.*layer1\.0\.conv1\.weight"):
+        changed.save_pretrained(tmp_path)
+    headless = tiny()
+    headless.fc = nn.Identity()
+    with pytest.raises(ValueError, match=r"model\.fc must be a linear layer.*Identity"):
+        headless.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="must come from one of this package's builders, got a hand-made CifarResNet"):
+        sdm.CifarResNet(sdm.StoDepthBasicBlock, [1], [4]).save_pretrained(tmp_path)
+    mixed = tiny()
+    mixed.layer1[0].residual.mode = "row"
+    with pytest.raises(ValueError, match="all blocks must share mode"):
+        mixed.save_pretrained(tmp_path)
+
+
+def test_the_wrong_class_and_wrong_configurations_are_named(tmp_path):
+    tiny().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"holds a CifarResNet, use CifarResNet\.from_pretrained"):
+        sdm.StoDepthResNet.from_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="loads the saved weights, got weights as well"):
+        sdm.CifarResNet.from_pretrained(tmp_path, weights="CIFAR10_IDELBAYEV")
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "builder": "alexnet"}))
+    with pytest.raises(sdm.CheckpointError, match="names no builder of this package, got 'alexnet'"):
+        sdm.CifarResNet.from_pretrained(tmp_path)
