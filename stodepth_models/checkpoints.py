@@ -6,6 +6,7 @@ import os
 import pickle
 import re
 import uuid
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,15 +138,18 @@ def _read_safetensors(path: Path, name: str) -> tuple[dict[str, Tensor], Mapping
 
 def _read_pickle(path: Path, name: str) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # remarks on formats of old, which the caller cannot change
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        refused = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if refused is None:
-            raise CheckpointError(f"{name} is damaged or not a checkpoint: {_first_line(error)}") from error
-        raise CheckpointError(
-            f"{name} is refused: it asks to run {refused[1]}, and pickles are read as weights only; "
-            "save the state dict alone, or as safetensors"
-        ) from None
+        way_out = "save its state dict alone with torch.save, or as safetensors"
+        if refused := re.search(r"GLOBAL ([\w.]+)", str(error)):
+            raise CheckpointError(
+                f"{name} is refused: it asks to run {refused[1]}, and pickles are read as weights only; {way_out}"
+            ) from None
+        reason = re.search(r"WeightsUnpickler error:\s*(.+)", str(error))
+        told = reason[1] if reason else _first_line(error)
+        raise CheckpointError(f"{name} is damaged or not a checkpoint of weights only: {told}; {way_out}") from None
     except Exception as error:  # whatever a damaged archive provokes
         raise CheckpointError(f"{name} is damaged or not a checkpoint: {_first_line(error)}") from error
 

@@ -11,6 +11,7 @@ import uuid
 from http.client import HTTPException
 from pathlib import Path
 from typing import IO
+from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import Request, url2pathname, urlopen
 
@@ -122,7 +123,8 @@ def fetch_hub(source: str) -> Path:
             reason = reason or error
         except (OSError, HFValidationError) as error:
             raise DownloadError(f"{source} cannot be fetched: {_reason(error)}") from error
-    raise DownloadError(f"{source} cannot be fetched, looked for {', '.join(names)}: {_reason(reason)}") from reason
+    why = "HF_HUB_OFFLINE is set, and the cache lacks it" if constants.HF_HUB_OFFLINE else _reason(reason)
+    raise DownloadError(f"{source} cannot be fetched, looked for {', '.join(names)}: {why}") from reason
 
 
 def _download(url: str, path: Path, sha256: str | None, progress: bool) -> Path:
@@ -140,6 +142,8 @@ def _download(url: str, path: Path, sha256: str | None, progress: bool) -> Path:
     except CheckpointError:
         raise
     except (OSError, HTTPException, ValueError) as error:
+        if isinstance(error, HTTPError):
+            error.close()  # it holds the connection open
         raise DownloadError(f"{url} cannot be fetched to {path}: {_reason(error)}") from error
     finally:
         partial.unlink(missing_ok=True)
