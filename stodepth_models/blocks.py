@@ -101,7 +101,10 @@ def _trace_as_leaf(block: nn.Module, x: torch.fx.Proxy) -> torch.fx.Proxy:
 def _activate(activation: nn.Module, out: Tensor, identity: Tensor) -> Tensor:
     if out is not identity:
         return activation(out)
-    # Dropped: autograd, or a caller, may still need the shortcut's values, so nothing is done in place.
+    # Dropped. The output of a ReLU is its own ReLU; else nothing is done in place, for autograd or a caller may still
+    # need the shortcut's values.
+    if isinstance(activation, nn.ReLU) and type(out.grad_fn).__name__ == "ReluBackward0":
+        return out
     return relu(out) if isinstance(activation, nn.ReLU) else activation(out.clone())
 
 

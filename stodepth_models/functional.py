@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.nn import Parameter
 
-from .gates import Rows, check_probability
+from .gates import Rows, check_probability, dropped_runs
 
-__all__ = ["add_residual", "add_rows", "drop_path", "keep_in_graph", "select_rows"]
+__all__ = ["add_residual", "add_rows", "drop_path", "keep_in_graph", "select_rows", "take_rows"]
 
 
 def drop_path(x: Tensor, keep_prob: float = 1.0, inplace: bool = False) -> Tensor:
@@ -62,6 +62,14 @@ def add_residual(identity: Tensor, branch: Tensor, scale: float = 1.0, inplace: 
     return out.to(branch.dtype) if inplace else out
 
 
+def take_rows(x: Tensor, rows: Rows) -> Tensor:
+    """Return a copy of the given rows, in the memory format of ``x``."""
+    if not isinstance(rows, Tensor):
+        return torch.cat([x[run] for run in rows])
+    taken = _rows_first(x).index_select(0, rows)
+    return taken.movedim(-1, 1) if _is_channels_last(x) else taken
+
+
 @torch.compiler.disable
 def select_rows(x: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
     """Return the given rows of ``x`` and ``x`` itself, joined by one backward pass.
@@ -100,7 +108,7 @@ def keep_in_graph(x: Tensor, parameters: Iterable[Parameter]) -> Tensor:
 class _SelectRows(Function):
     @staticmethod
     def forward(x: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
-        return _take(x, rows), x.view_as(x)
+        return take_rows(x, rows), x.view_as(x)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -120,13 +128,18 @@ class _SelectRows(Function):
 class _AddRows(Function):
     @staticmethod
     def forward(identity: Tensor, branch: Tensor, rows: Rows, scale: float, dtype: torch.dtype) -> Tensor:
-        out = identity.to(dtype, copy=True)
-        branch = branch.to(dtype)
+        identity, branch = identity.to(dtype), branch.to(dtype)
         if isinstance(rows, Tensor):
-            _rows_first(out).index_add_(0, rows, _rows_first(branch), alpha=scale)
-        else:
-            for run, part in zip(rows, branch.split([run.stop - run.start for run in rows]), strict=True):
-                out[run].add_(part, alpha=scale)
+            out = identity.clone()
+            branch = branch.movedim(1, -1) if _is_channels_last(out) else branch  # whatever its own memory format
+            _rows_first(out).index_add_(0, rows, branch, alpha=scale)
+            return out
+        out = torch.empty_like(identity)  # written once, run by run
+        parts = branch.split([run.stop - run.start for run in rows])
+        for run, part in zip(rows, parts, strict=True):
+            torch.add(identity[run], part, alpha=scale, out=out[run])
+        for run in dropped_runs(rows, len(out)):
+            out[run].copy_(identity[run])
         return out
 
     @staticmethod
@@ -151,15 +164,6 @@ class _KeepInGraph(Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
         return grad, *(torch.zeros_like(parameter) for parameter in ctx.parameters)
-
-
-def _take(x: Tensor, rows: Rows) -> Tensor:
-    """Surviving rows: memory shared with ``x`` where they are neighbours, else a copy in its memory format."""
-    if not isinstance(rows, Tensor):
-        # A tracked view would cost a compiled branch a second graph, for it is guarded on its base.
-        return x[rows[0]].detach() if len(rows) == 1 else torch.cat([x[run] for run in rows])
-    taken = _rows_first(x).index_select(0, rows)
-    return taken.movedim(-1, 1) if _is_channels_last(x) else taken
 
 
 def _rows_first(x: Tensor) -> Tensor:

@@ -11,7 +11,17 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["MODES", "RESCALES", "Rows", "check_choice", "check_probability", "count_rows", "draw_batch", "draw_rows"]
+__all__ = [
+    "MODES",
+    "RESCALES",
+    "Rows",
+    "check_choice",
+    "check_probability",
+    "count_rows",
+    "draw_batch",
+    "draw_rows",
+    "dropped_runs",
+]
 
 MODES = ("batch", "row", "subset")
 RESCALES = ("eval", "train", "none")
@@ -82,6 +92,12 @@ def draw_rows(mode: str, survival_prob: float, batch: int, sync: bool = False) -
 def count_rows(rows: Rows) -> int:
     """Return how many rows survive."""
     return len(rows) if isinstance(rows, Tensor) else sum(run.stop - run.start for run in rows)
+
+
+def dropped_runs(rows: tuple[slice, ...], batch: int) -> tuple[slice, ...]:
+    """Return the runs of rows that do not survive."""
+    ends = [0, *(end for run in rows for end in (run.start, run.stop)), batch]
+    return tuple(slice(start, stop) for start, stop in zip(ends[::2], ends[1::2], strict=True) if start < stop)
 
 
 def _window(start: int, size: int, batch: int) -> tuple[slice, ...]:

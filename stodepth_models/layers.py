@@ -1,12 +1,16 @@
 """Modules that skip work at random: a gated residual, a gated block, and drop-path."""
 
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch._dynamo import maybe_mark_dynamic
 
 from .branch import Branch, call_with_one_row, keep_in_ddp_graph, output_dtype, refuse_collectives
-from .functional import add_residual, add_rows, drop_path, select_rows
+from .functional import add_residual, add_rows, drop_path, select_rows, take_rows
 from .gates import MODES, RESCALES, Rows, check_choice, check_probability, count_rows, draw_batch, draw_rows
+from .recompute import save_instead
 
 __all__ = ["DropPath", "StochasticDepthBlock", "StochasticGate", "StochasticResidual"]
 
@@ -122,11 +126,16 @@ class StochasticResidual(StochasticGate):
         if survivors is None:
             return self._drop(branch, identity)
         rows = x
+        memory: AbstractContextManager[None] = nullcontext()
         if survivors is not ALL:
+            if isinstance(survivors, Tensor):
+                survivors = survivors.to(x.device, non_blocking=True)
             rows, shared = select_rows(x, survivors)
             identity = shared if identity is x else identity
+            memory = save_instead(x, rows, partial(take_rows, rows=survivors))
         maybe_mark_dynamic(rows, 0)  # compile once for every number of survivors
-        out = branch(rows) if len(rows) > 1 else call_with_one_row(branch, rows)
+        with memory:
+            out = branch(rows) if len(rows) > 1 else call_with_one_row(branch, rows)
         return self._add(identity, out, survivors)
 
     @torch.compiler.disable
