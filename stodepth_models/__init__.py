@@ -21,6 +21,7 @@ from .conversion import to_torchvision
 from .errors import CheckpointError, DownloadError
 from .fold import fold_rescale
 from .functional import drop_path
+from .known_blocks import register_block
 from .layers import DropPath, StochasticDepthBlock, StochasticResidual
 from .published import (
     CifarResNet18_Weights,
@@ -49,7 +50,10 @@ from .resnet import (
     wide_resnet50_2_stodepth_lineardecay,
     wide_resnet101_2_stodepth_lineardecay,
 )
+from .schedules import StochasticDepthProbabilitySchedulerLinear, SurvivalSchedule
+from .surgery import apply_stochastic_depth, remove_stochastic_depth
 from .survival import expected_flops, linear_decay, recalibrate_bn, set_survival_probs, survival_probs, uniform
+from .uncertainty import MCPrediction, mc_predict
 from .weights import load_pretrained
 
 __all__ = [
@@ -69,11 +73,15 @@ __all__ = [
     "CifarResNet1202_Weights",
     "DownloadError",
     "DropPath",
+    "MCPrediction",
     "StoDepthBasicBlock",
     "StoDepthBottleneck",
     "StoDepthResNet",
     "StochasticDepthBlock",
+    "StochasticDepthProbabilitySchedulerLinear",
     "StochasticResidual",
+    "SurvivalSchedule",
+    "apply_stochastic_depth",
     "cifar_resnet18_stodepth_lineardecay",
     "cifar_resnet20_stodepth_lineardecay",
     "cifar_resnet32_stodepth_lineardecay",
@@ -92,7 +100,10 @@ __all__ = [
     "linear_decay",
     "list_weights",
     "load_pretrained",
+    "mc_predict",
     "recalibrate_bn",
+    "register_block",
+    "remove_stochastic_depth",
     "resnet18_stodepth_lineardecay",
     "resnet34_stodepth_lineardecay",
     "resnet50_stodepth_lineardecay",

@@ -1,0 +1,139 @@
+"""Stochastic depth for a model that someone else built, and off again: blocks change their class, weights stay.
+
+Signature and drop rates follow MosaicML Composer's ``apply_stochastic_depth``; the method is that of Huang et al.,
+arXiv:1603.09382.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from .gates import MODES, RESCALES, check_choice, check_probability
+from .known_blocks import find_known, known_names, original_class
+from .survival import linear_decay, uniform
+from .swap import check_swappable, folds, gates_of, make_stochastic, restore
+
+__all__ = ["apply_stochastic_depth", "remove_stochastic_depth"]
+
+METHODS = {"block": "batch", "sample": "row", **{mode: mode for mode in MODES}}
+DISTRIBUTIONS = ("linear", "uniform")
+COMPOSER_NAMES = {"ResNetBottleneck": "Bottleneck"}
+CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+
+
+def apply_stochastic_depth(
+    model: nn.Module,
+    target_layer_name: str | type[nn.Module] | None = None,
+    stochastic_method: str = "block",
+    drop_rate: float = 0.2,
+    drop_distribution: str = "linear",
+    optimizers: Any = None,
+    *,
+    rescale: str = "train",
+    sync_gates: bool = False,
+) -> int:
+    """Give every known residual block of ``model`` a branch that is left out at random, in place.
+
+    Blocks change their class; parameters, their names, optimizers and checkpoints stay as they are. Stochastic depth
+    that a block already carries is replaced. On a block that has been changed before, the settings are replaced.
+
+    Args:
+        model: a torchvision or timm ResNet, alone or as a backbone, torchvision's ConvNeXt, EfficientNet or Swin
+            Transformer, or any model with blocks that :func:`register_block` knows.
+        target_layer_name: class, or name of the class, of the blocks to change; ``"ResNetBottleneck"`` is Composer's
+            name of Bottleneck. None: every known block.
+        stochastic_method: ``"block"`` draws one gate for a whole batch, ``"sample"`` one for each row; ``"batch"``,
+            ``"row"`` and ``"subset"`` are the modes of :class:`StochasticResidual`.
+        drop_rate: chance in ``[0, 1]`` that the last block is dropped.
+        drop_distribution: ``"linear"``: block i of L, from 1, is dropped with ``i / L * drop_rate``; ``"uniform"``: all
+            with ``drop_rate``.
+        optimizers: not needed, since the parameters stay; accepted for Composer's sake.
+        rescale: where the expectation is matched. ``"train"``: a surviving branch is divided by its survival
+            probability in training, evaluation is as it was. ``"eval"``: evaluation times the survival probability, as
+            Composer does. ``"none"``: neither.
+        sync_gates: all ranks draw the same gates; see :class:`StochasticGate`.
+
+    Returns:
+        Number of blocks that are stochastic now by this call.
+
+    Raises:
+        TypeError: an argument of the wrong type.
+        ValueError: a value that is not allowed, or no block to change. The model is left as it was.
+    """
+    mode = METHODS[check_choice("stochastic_method", stochastic_method, tuple(METHODS))]
+    check_probability("drop_rate", drop_rate)
+    check_choice("drop_distribution", drop_distribution, DISTRIBUTIONS)
+    check_choice("rescale", rescale, RESCALES)
+    blocks = _find_blocks(model, target_layer_name)
+    for name, block in blocks:
+        check_swappable(name, block)
+    count, last = len(blocks), 1.0 - drop_rate
+    probs = linear_decay(count, 1.0, last, rule="paper") if drop_distribution == "linear" else uniform(count, last)
+    for (_, block), survival_prob in zip(blocks, probs, strict=True):
+        for gate in gates_of(block) or make_stochastic(block):
+            gate.survival_prob, gate.mode, gate.rescale = survival_prob, mode, rescale
+            gate.sync_gates = sync_gates
+    return count
+
+
+@torch.no_grad()
+def remove_stochastic_depth(model: nn.Module) -> None:
+    """Give every stochastic block its original class back, in place; evaluation outputs stay.
+
+    Under ``rescale="eval"`` the evaluation scale is multiplied into the layer that ends the branch. Stochastic depth
+    that a block carried before :func:`apply_stochastic_depth` is back in its place.
+
+    Args:
+        model: a model with stochastic blocks, also one that this package built.
+
+    Raises:
+        ValueError: no stochastic block, or a scaled branch that does not end in a layer with a weight. The model is
+            left as it was.
+    """
+    blocks = [(name, module) for name, module in model.named_modules() if gates_of(module)]
+    if not blocks:
+        raise ValueError(f"model must have blocks with stochastic depth, got {type(model).__name__}: {_seen(model)}")
+    for tensor, factor in [scaled for name, block in blocks for scaled in folds(name, block)]:
+        tensor.copy_((tensor.double() * factor).to(tensor.dtype))
+    for _, block in blocks:
+        restore(block)
+
+
+def _find_blocks(model: nn.Module, target: str | type[nn.Module] | None) -> list[tuple[str, nn.Module]]:
+    """Names and modules of the blocks to change, in forward order."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    if not (target is None or isinstance(target, (str, type))):
+        raise TypeError(f"target_layer_name must be a class, the name of one, or None, got {target!r}")
+    blocks = [(name, block) for name, block, cls in _known_blocks(model) if target is None or _matches(cls, target)]
+    if not blocks:
+        wanted = "a known residual block" if target is None else f"target_layer_name={target!r} among its known blocks"
+        raise ValueError(
+            f"{type(model).__name__} does not hold {wanted}; {_seen(model)}; known: {known_names()}; "
+            "teach others with register_block"
+        )
+    return blocks
+
+
+def _known_blocks(model: nn.Module) -> Iterator[tuple[str, nn.Module, type[nn.Module]]]:
+    for name, module in model.named_modules():
+        cls = original_class(type(module))
+        known = find_known(cls)
+        if known is not None and known.is_residual(module):
+            yield name, module, cls
+
+
+def _matches(cls: type[nn.Module], target: str | type[nn.Module]) -> bool:
+    if isinstance(target, str):
+        return cls.__name__ == COMPOSER_NAMES.get(target, target)
+    return cls is original_class(target)
+
+
+def _seen(model: nn.Module) -> str:
+    """The classes of modules that could be blocks: those that hold others."""
+    classes = {type(m).__name__: None for m in model.modules() if next(m.children(), None) is not None}
+    for container in (type(model), *CONTAINERS):
+        classes.pop(container.__name__, None)
+    return f"block classes seen: {', '.join(classes) or 'none'}"

@@ -1,0 +1,90 @@
+"""One block changes its class: gates put in and taken out, evaluation scales folded into weights."""
+
+from torch import Tensor, nn
+
+from .connections import GatedBlock, KnownBlock
+from .known_blocks import find_known, original_class
+from .layers import StochasticResidual
+
+__all__ = ["check_swappable", "folds", "gates_of", "make_stochastic", "restore"]
+
+
+def check_swappable(name: str, block: nn.Module) -> None:
+    """Refuse a block whose class does not decide what it computes.
+
+    Raises:
+        ValueError: the block has a ``forward`` of its own.
+    """
+    if "forward" in vars(block):
+        raise ValueError(
+            f"{name or 'the model'} has a forward method of its own, which would hide the stochastic one: "
+            "call apply_stochastic_depth before what has replaced it"
+        )
+
+
+def gates_of(block: nn.Module) -> list[StochasticResidual]:
+    """Return the gates of a stochastic block in forward order; empty for any other module."""
+    if isinstance(block, GatedBlock):
+        return block.gates
+    known = _known_of(block)
+    return [block.residual] if known.stochastic is type(block) else []  # type: ignore[list-item]
+
+
+def _known_of(block: nn.Module) -> KnownBlock:
+    return find_known(original_class(type(block))) or KnownBlock(())
+
+
+def make_stochastic(block: nn.Module) -> list[StochasticResidual]:
+    """Swap the class of a known block, and return its new gates in forward order."""
+    known, gates = _known_of(block), []
+    block.__class__ = known.stochastic  # type: ignore[assignment]
+    _set_mask_aside(block, known.mask)
+    for name, connection in zip(_gate_names(block), known.connections, strict=True):
+        gate = StochasticResidual(inplace=connection.inplace)
+        gates.append(gate.train(block.training))
+        block.add_module(name, gate)
+    return gates
+
+
+def _gate_names(block: nn.Module) -> list[str]:
+    return block.gate_names() if isinstance(block, GatedBlock) else ["residual"]
+
+
+def _set_mask_aside(block: nn.Module, mask: str | None) -> None:
+    module = None if mask is None else getattr(block, mask)
+    if mask is not None and module is not None:
+        setattr(block, mask, None)
+        vars(block)["_mask"] = (module,)  # in a tuple: not a submodule
+
+
+def restore(block: nn.Module) -> None:
+    """Give a stochastic block its original class, and its mask, back."""
+    known = _known_of(block)
+    for name in _gate_names(block):
+        delattr(block, name)
+    block.__class__ = original_class(type(block))
+    if known.mask is not None and "_mask" in vars(block):
+        (module,) = vars(block).pop("_mask")
+        setattr(block, known.mask, module.train(block.training))
+
+
+def folds(name: str, block: nn.Module) -> list[tuple[Tensor, float]]:
+    """Return tensors of the block and the factors that take over its evaluation scales.
+
+    Raises:
+        ValueError: a scaled branch does not end in a layer with a weight.
+    """
+    known, found = _known_of(block), []
+    for connection, gate in zip(known.connections, gates_of(block), strict=True):
+        if gate.eval_scale == 1.0:
+            continue
+        try:
+            scaling = connection.scaling(block)
+        except ValueError as error:
+            raise ValueError(
+                f"the evaluation scale {gate.eval_scale:g} of {name} cannot be folded into its weights: {error}; "
+                "train it under rescale='train', or name the layer in register_block(..., last_norm=...)"
+            ) from None
+        # Scaled by 0 the branch is gone, whatever the rest of it computes.
+        found += [(t, gate.eval_scale**power) for t, power in scaling if gate.eval_scale or power > 0]
+    return found

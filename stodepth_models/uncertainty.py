@@ -1,0 +1,90 @@
+"""How sure a model is: predictions over the sub-networks that its gates draw.
+
+A trained network with stochastic depth is an ensemble of networks of different depth (Huang et al., arXiv:1603.09382,
+sec. 3). Sampling it in evaluation, as Gal and Ghahramani (arXiv:1506.02142) do with dropout, tells what the members
+agree on.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .layers import DropPath, StochasticGate
+
+__all__ = ["MCPrediction", "mc_predict"]
+
+
+class MCPrediction(NamedTuple):
+    """Predictions over sampled sub-networks.
+
+    Attributes:
+        probs: mean of the class probabilities, ``(N, K, ...)``.
+        entropy: predictive entropy, that of ``probs``, in nats, ``(N, ...)``, in ``[0, log K]``.
+        mutual_information: between prediction and sub-network, in nats, ``(N, ...)``: the part of the entropy that
+            comes from their disagreement (Houlsby et al., arXiv:1112.5745). 0 where all agree.
+    """
+
+    probs: Tensor
+    entropy: Tensor
+    mutual_information: Tensor
+
+
+@torch.no_grad()
+def mc_predict(model: nn.Module, x: Any, samples: int = 20) -> MCPrediction:
+    """Predict with ``samples`` random sub-networks: gates are drawn as in training, all else is in evaluation.
+
+    Batch norm keeps its running statistics and dropout is off. Modes are restored, and gates come from the default CPU
+    generator: ``torch.manual_seed`` reproduces the result.
+
+    Args:
+        model: a classifier with stochastic blocks that returns logits, ``(N, K, ...)``.
+        x: its input.
+        samples: number of forward passes, at least 1.
+
+    Raises:
+        TypeError: ``samples`` is not a whole number, or the model does not return a tensor.
+        ValueError: ``samples`` below 1, or a model without stochastic blocks.
+    """
+    if isinstance(samples, bool) or not isinstance(samples, int):
+        raise TypeError(f"samples must be a whole number, got {samples!r}")
+    if samples < 1:
+        raise ValueError(f"samples must be at least 1, got {samples}")
+    gates: list[nn.Module] = [module for module in model.modules() if isinstance(module, (StochasticGate, DropPath))]
+    if not gates:
+        raise ValueError(f"model must have stochastic blocks, got {type(model).__name__} without any")
+    with _only_training(model, gates):
+        probs = _softmax(model(x))
+        mean, mean_entropy = probs, _entropy(probs)
+        for count in range(2, samples + 1):
+            probs = _softmax(model(x))
+            mean = mean + (probs - mean) / count
+            mean_entropy = mean_entropy + (_entropy(probs) - mean_entropy) / count
+    entropy = _entropy(mean)
+    return MCPrediction(mean, entropy, (entropy - mean_entropy).clamp(min=0.0))
+
+
+@contextmanager
+def _only_training(model: nn.Module, gates: list[nn.Module]) -> Iterator[None]:
+    """Within, the given modules are in training mode, without their children, and all others in evaluation."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        model.eval()
+        for gate in gates:
+            gate.training = True
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def _softmax(logits: Any) -> Tensor:
+    if not isinstance(logits, Tensor):
+        raise TypeError(f"model must return a tensor of logits, got {type(logits).__name__}: wrap it in one that does")
+    return logits.float().softmax(1)
+
+
+def _entropy(probs: Tensor) -> Tensor:
+    return -torch.special.xlogy(probs, probs).sum(1)
