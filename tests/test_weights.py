@@ -1,57 +1,55 @@
-"""Loading keeps the evaluation function: published files, other people's names, errors."""
+"""Loading keeps the evaluation function: published files, other people's names, what does not fit."""
 
 import io
 import itertools
+import logging
 import tarfile
 
 import pytest
+import timm
 import torch
+import torchvision
+from huggingface_hub.errors import EntryNotFoundError
 from PIL import Image
+from randomised import randomise_norms
 from torch import nn
-from torchvision.models import get_model
+from torch.optim.swa_utils import AveragedModel
+from torchvision.models import WeightsEnum, get_model
 
 import stodepth_models as sdm
-from stodepth_models.published import CifarResNet20_Weights
+from stodepth_models import fetch
 
 PUBLISHED = {20: ("resnet20-12fca82f.th", 81.03), 32: ("resnet32-d509ac18.th", 82.56)}
-CLASSES = CifarResNet20_Weights.CIFAR10_IDELBAYEV.meta["categories"]
+MEMBER = sdm.CifarResNet20_Weights.CIFAR10_IDELBAYEV
+X = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
 
 def cifar20(**kwargs):
-    return sdm.cifar_resnet20_stodepth_lineardecay(**kwargs).eval()
+    """A model that looks trained, or one with the weights that are given."""
+    torch.manual_seed(0)
+    model = sdm.cifar_resnet20_stodepth_lineardecay(**kwargs).eval()
+    return model if "weights" in kwargs else randomise_norms(model)
 
 
-def trained_looking(model):
-    """Batch norms as after training: no scale is 1, no shift 0."""
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            for tensor in (module.weight, module.running_var):
-                nn.init.uniform_(tensor, 0.5, 1.5)
-            for tensor in (module.bias, module.running_mean):
-                nn.init.normal_(tensor, std=0.2)
-    return model
-
-
-@pytest.fixture
-def small_images():
-    return torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+def assert_same_function(model, other, x=X):
+    torch.testing.assert_close(model(x), other(x), rtol=0, atol=1e-4)
 
 
 @pytest.fixture(scope="module")
 def test_images(shared_data):
     """The 10,000 JPEG test images of CIFAR-10 and their labels."""
-    transforms = CifarResNet20_Weights.CIFAR10_IDELBAYEV.transforms()
+    transforms, classes = MEMBER.transforms(), MEMBER.meta["categories"]
     images, labels = [], []
     with tarfile.open(shared_data / "cifar10-jpeg.tar.xz") as archive:
         for member in archive:
             parts = member.name.split("/")
             if member.isfile() and "test" in parts:
                 images.append(transforms(Image.open(io.BytesIO(archive.extractfile(member).read())).convert("RGB")))
-                labels.append(CLASSES.index(parts[-2]))
+                labels.append(classes.index(parts[-2]))
     return torch.stack(images), torch.tensor(labels)
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def logits(model, images):
     return torch.cat([model(batch) for batch in images.split(250)])
 
@@ -81,8 +79,284 @@ CONFIGURATIONS = [
 
 
 @pytest.mark.parametrize("configuration", CONFIGURATIONS, ids=str)
-def test_loading_keeps_the_function_of_a_constant_depth_network(configuration, small_images):
+def test_loading_keeps_the_function_both_ways(configuration, tmp_path):
+    constant = cifar20(prob_0_L=(1.0, 1.0))
+    target = cifar20(weights=constant.state_dict(), **configuration)
+    assert_same_function(target, constant)
+
+    source = cifar20(**configuration)
+    source.save_pretrained(tmp_path)
+    for options in ({"prob_0_L": (1.0, 1.0)}, {"prob_0_L": (0.7, 0.4)}, {"rescale": "train"}, configuration):
+        back = cifar20(weights=tmp_path / "model.safetensors", **options)
+        assert_same_function(back, source)
+    assert all(torch.equal(a, b) for a, b in zip(back.state_dict().values(), source.state_dict().values(), strict=True))
+
+
+def test_load_state_dict_stays_the_literal_copy():
+    source, target = cifar20(prob_0_L=(1.0, 1.0)), cifar20()
+    target.load_state_dict(source.state_dict())
+    assert torch.equal(target.layer3[2].bn2.weight, source.layer3[2].bn2.weight)
+    assert not torch.allclose(target(X), source(X), atol=1e-2)
+
+
+def test_the_state_dict_that_is_given_is_left_alone():
+    state = cifar20(prob_0_L=(1.0, 1.0)).state_dict()
+    before = {key: value.clone() for key, value in state.items()}
+    cifar20(weights=state)
+    assert all(torch.equal(before[key], value) for key, value in state.items())
+
+
+def prefixed(state, prefix):
+    return {f"{prefix}{key}": value for key, value in state.items()}
+
+
+def renamed(state, *pairs):
+    for old, new in pairs:
+        state = {key.replace(old, new): value for key, value in state.items()}
+    return state
+
+
+OTHER = {"epoch": 3, "best_prec1": 91.0, "optimizer": {"state": {}, "param_groups": []}}
+LAYOUTS = {
+    "bare": lambda s: s,
+    "DataParallel": lambda s: prefixed(s, "module."),
+    "compiled inside and outside of DDP": lambda s: prefixed(s, "_orig_mod.module._orig_mod."),
+    "one stage compiled": lambda s: renamed(s, ("layer2.", "layer2._orig_mod.")),
+    "akamaster": lambda s: {"state_dict": renamed(prefixed(s, "module."), ("fc.", "linear.")), "best_prec1": 91.0},
+    "kuangliu": lambda s: {
+        "net": renamed(s, ("fc.", "linear."), ("downsample.", "shortcut.")),
+        "acc": 95.0,
+        "epoch": 3,
+    },
+    "torchvision references": lambda s: {"model": s, **OTHER},
+    "timm": lambda s: {"state_dict": s, "arch": "resnet20", **OTHER},
+    "model_state": lambda s: {"model_state": s, **OTHER},
+    "model_state_dict": lambda s: {"model_state_dict": s, **OTHER},
+    "Lightning": lambda s: {"state_dict": prefixed(s, "model."), "pytorch-lightning_version": "2.0.0", **OTHER},
+    "nested": lambda s: {"checkpoint": 1, "model": {"state_dict": prefixed(s, "module.")}},
+    "before PyTorch 0.4.1": lambda s: {k: v for k, v in s.items() if not k.endswith("num_batches_tracked")},
+    "profiled": lambda s: {**s, "total_ops": torch.zeros(1), "layer1.0.conv1.total_params": torch.zeros(1)},
+    "average beside": lambda s: {"model": {k: v * 0 for k, v in s.items()}, "model_ema": s},
+    "timm average": lambda s: {"state_dict": {k: v * 0 for k, v in s.items()}, "state_dict_ema": s},
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("shortcut", ["A", "B"])
+def test_other_peoples_layouts(layout, shortcut, tmp_path):
+    source = cifar20(prob_0_L=(1.0, 1.0), shortcut=shortcut)
+    torch.save(LAYOUTS[layout](source.state_dict()), tmp_path / "theirs.pth")
+    assert_same_function(cifar20(weights=tmp_path / "theirs.pth", shortcut=shortcut), source)
+
+
+def test_averaged_models():
+    source = cifar20(prob_0_L=(1.0, 1.0))
+    average = AveragedModel(source)
+    assert "n_averaged" in average.state_dict()
+    assert_same_function(cifar20(weights={"model_ema": average.state_dict()}), source)
+    assert_same_function(cifar20(weights=average.state_dict()), source)
+
+
+def test_wide_models_take_files_with_shortcut_and_linear():
     torch.manual_seed(0)
-    source = trained_looking(cifar20(prob_0_L=(1.0, 1.0)))
-    target = cifar20(weights=source.state_dict(), **configuration)
-    torch.testing.assert_close(target(small_images), source(small_images), rtol=0, atol=1e-4)
+    source = randomise_norms(sdm.cifar_resnet18_stodepth_lineardecay(prob_0_L=(1.0, 1.0))).eval()
+    theirs = renamed(source.state_dict(), ("downsample.", "shortcut."), ("fc.", "linear."))
+    assert_same_function(sdm.cifar_resnet18_stodepth_lineardecay(weights=theirs).eval(), source)
+
+
+@pytest.mark.parametrize("theirs", [torchvision.models.resnet18, lambda: timm.create_model("resnet18.tv_in1k")])
+def test_torchvision_and_timm(theirs):
+    torch.manual_seed(0)
+    source, x = randomise_norms(theirs()).eval(), torch.randn(2, 3, 64, 64)
+    ours = sdm.resnet18_stodepth_lineardecay(weights=source.state_dict()).eval()
+    assert_same_function(ours, source, x)
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile, lambda model: nn.Sequential(model)[0]])
+def test_wrapped_models_take_the_same_files(wrap):
+    source, target = cifar20(prob_0_L=(1.0, 1.0)), cifar20()
+    sdm.load_pretrained(wrap(target), source.state_dict())
+    assert_same_function(target, source)
+
+
+def test_models_of_others_with_their_own_names():
+    source, target = torchvision.models.resnet18(num_classes=4), torchvision.models.resnet18(num_classes=4)
+    target.linear = target.fc
+    del target.fc
+    sdm.load_pretrained(target, source.state_dict())
+    assert torch.equal(target.linear.weight, source.fc.weight)
+
+
+def test_pretrained_is_imagenet1k_v1_through_torchvision(monkeypatch):
+    torch.manual_seed(0)
+    source, asked = randomise_norms(torchvision.models.resnet18()).eval(), []
+
+    def get_state_dict(self, **kwargs):
+        asked.append((self, kwargs["check_hash"], kwargs["weights_only"]))
+        return source.state_dict()
+
+    monkeypatch.setattr(WeightsEnum, "get_state_dict", get_state_dict)
+    member, x = torchvision.models.ResNet18_Weights.IMAGENET1K_V1, torch.randn(2, 3, 64, 64)
+    for options in ({"pretrained": True}, {"weights": member}, {"weights": "IMAGENET1K_V1"}, {"weights": "DEFAULT"}):
+        model = sdm.resnet18_stodepth_lineardecay(**options).eval()
+        assert_same_function(model, source, x)
+        assert model.categories == member.meta["categories"]
+    sdm.load_pretrained(model, "ResNet18_Weights.IMAGENET1K_V1")
+    sdm.load_pretrained(torchvision.models.resnet18(), "ResNet18_Weights.IMAGENET1K_V1")
+    assert asked == 6 * [(member, True, True)]
+
+
+def test_another_number_of_classes_keeps_a_new_classifier_and_says_so_once(caplog):
+    state = cifar20().state_dict()
+    for num_classes in (3, 100):
+        fresh = sdm.cifar_resnet20_stodepth_lineardecay(num_classes=num_classes, prob_0_L=(1.0, 1.0))
+        classifier = fresh.fc.weight.clone()
+        with caplog.at_level(logging.INFO, "stodepth_models"):
+            sdm.load_pretrained(fresh, state)
+        assert torch.equal(fresh.fc.weight, classifier)
+        assert torch.equal(fresh.layer1[0].conv1.weight, state["layer1.0.conv1.weight"])
+    assert [record.getMessage() for record in caplog.records] == 2 * [
+        "the state dict: all but the classifier is loaded, the number of classes differs"
+    ]
+
+
+def test_a_builder_follows_the_classes_of_the_weights():
+    state = cifar20(num_classes=7).state_dict()
+    assert cifar20(weights=state).fc.out_features == 7
+    assert cifar20(weights=state, num_classes=3).fc.out_features == 3
+
+
+def test_what_does_not_fit_is_listed_with_a_hint_and_nothing_is_loaded():
+    deeper = sdm.cifar_resnet56_stodepth_lineardecay().state_dict()
+    model = cifar20()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(sdm.CheckpointError) as caught:
+        sdm.load_pretrained(model, deeper)
+    message = str(caught.value)
+    assert "keys match cifar_resnet56_stodepth_lineardecay with shortcut='A'" in message
+    assert "216 unexpected: layer1.3.conv1.weight, layer1.3.bn1.weight," in message
+    assert message.count("layer1") == 10
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (
+            lambda s: {k: v for k, v in s.items() if "layer3.1.conv" not in k},
+            r"2 missing: layer3\.1\.conv1\.weight, layer3",
+        ),
+        (lambda s: {**s, "head.weight": torch.zeros(1)}, r"1 unexpected: head\.weight$"),
+        (
+            lambda s: {**s, "bn1.weight": torch.zeros(5)},
+            r"1 of another shape: bn1\.weight \(5,\), the model has \(16,\)",
+        ),
+        (lambda s: {**s, "fc.weight": torch.zeros(10, 65)}, r"of another shape: fc\.weight \(10, 65\)"),
+        (lambda s: {**s, "fc.weight": torch.zeros(7, 65)}, r"of another shape: fc\.weight \(7, 65\)"),
+    ],
+)
+def test_keys_that_do_not_fit(change, match):
+    with pytest.raises(sdm.CheckpointError, match=match):
+        sdm.load_pretrained(cifar20(), change(cifar20().state_dict()))
+
+
+def test_the_other_shortcut_is_hinted():
+    with pytest.raises(sdm.CheckpointError, match="keys match cifar_resnet20_stodepth_lineardecay with shortcut='B'"):
+        sdm.load_pretrained(cifar20(), cifar20(shortcut="B").state_dict())
+
+
+def test_strict_false_loads_what_there_is_and_logs_the_rest(caplog):
+    source, target = cifar20(prob_0_L=(1.0, 1.0)), cifar20()
+    state = {k: v for k, v in source.state_dict().items() if not k.startswith("bn1")} | {"extra": torch.zeros(1)}
+    sdm.load_pretrained(target, state, strict=False)
+    assert torch.equal(target.conv1.weight, source.conv1.weight)
+    assert "4 missing: bn1.weight, bn1.bias, bn1.running_mean, bn1.running_var" in caplog.text
+    assert "1 unexpected: extra" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("source", "error", "match"),
+    [
+        ("CIFAR10_IDELBAYEW", ValueError, r"no weights 'CIFAR10_IDELBAYEW' for .*; did you mean 'CIFAR10_IDELBAYEV'\?"),
+        (
+            "ResNet18_Weights.IMAGENET1K_V9",
+            ValueError,
+            "no weights 'ResNet18_Weights.IMAGENET1K_V9' for cifar_resnet20",
+        ),
+        (
+            torchvision.models.ResNet18_Weights.IMAGENET1K_V1,
+            TypeError,
+            "must come from CifarResNet20_Weights, got ResNet",
+        ),
+        (
+            "CifarResNet32_Weights.CIFAR10_IDELBAYEV",
+            TypeError,
+            "must come from CifarResNet20_Weights, got CifarResNet32",
+        ),
+        ("missing.pth", FileNotFoundError, r"there is no file missing\.pth"),
+        (3, TypeError, "weights must be a member of a weights enum or its name, a path, a URL .* got int"),
+        ("hf://just_a_name", ValueError, r"must look like hf://org/repo\[/file\]\[@revision\], got 'hf://just_a_name'"),
+    ],
+)
+def test_sources_that_do_not_exist(source, error, match):
+    with pytest.raises(error, match=match):
+        sdm.load_pretrained(cifar20(), source)
+    with pytest.raises(error, match=match):
+        sdm.cifar_resnet20_stodepth_lineardecay(weights=source)
+
+
+def test_weights_and_pretrained():
+    with pytest.raises(
+        ValueError, match=r"no stochastic-depth weights of cifar_resnet20.*: weights='CIFAR10_IDELBAYEV'"
+    ):
+        sdm.cifar_resnet20_stodepth_lineardecay(pretrained=True)
+    with pytest.raises(ValueError, match=r"no stochastic-depth weights of cifar_resnet164.* weights of others: none"):
+        sdm.cifar_resnet164_stodepth_lineardecay(pretrained=True)
+    with pytest.raises(ValueError, match="pretrained=True and weights='IMAGENET1K_V1' are two sources"):
+        sdm.resnet18_stodepth_lineardecay(pretrained=True, weights="IMAGENET1K_V1")
+    with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module, got str"):
+        sdm.load_pretrained("cifar_resnet20", {})
+
+
+def test_a_folder_without_weights_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"holds no weights, looked for model\.safetensors"):
+        sdm.load_pretrained(cifar20(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("hf://org/repo", ("org/repo", "model.safetensors", None)),
+        ("hf://org/repo@v1.0", ("org/repo", "model.safetensors", "v1.0")),
+        ("hf://org/repo/sub/weights.pth", ("org/repo", "sub/weights.pth", None)),
+        ("hf://org/re.po-2/w.safetensors@refs/pr/1", ("org/re.po-2", "w.safetensors", "refs/pr/1")),
+    ],
+)
+def test_hub_sources(source, expected, monkeypatch, tmp_path):
+    model, asked = cifar20(), []
+    model.save_pretrained(tmp_path)
+
+    def download(repo, file, *, revision, local_files_only):
+        asked.append((repo, file, revision))
+        return str(tmp_path / "model.safetensors")
+
+    monkeypatch.setattr(fetch, "hf_hub_download", download)
+    assert_same_function(cifar20(weights=source, rescale="none"), model)
+    assert asked == [expected]
+
+
+def test_hub_repositories_with_a_pickle_alone(monkeypatch, tmp_path):
+    model, asked = cifar20(prob_0_L=(1.0, 1.0)), []
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+
+    def download(repo, file, **kwargs):
+        asked.append(file)
+        if not (tmp_path / file).exists():
+            raise EntryNotFoundError(f"no {file}")
+        return str(tmp_path / file)
+
+    monkeypatch.setattr(fetch, "hf_hub_download", download)
+    assert_same_function(cifar20(weights="hf://org/repo"), model)
+    assert asked == ["model.safetensors", "pytorch_model.safetensors", "pytorch_model.bin"]
+    with pytest.raises(sdm.DownloadError, match=r"hf://org/repo/other\.pth cannot be fetched, looked for other\.pth"):
+        cifar20(weights="hf://org/repo/other.pth")
