@@ -1,0 +1,84 @@
+"""Checkpoints of a run: written atomically, the last two kept, read back with a way out where one is damaged."""
+
+import os
+import re
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+__all__ = ["checkpoints", "load_last", "save", "write_atomically"]
+
+_KEPT = 2
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Return the checkpoints of a run, newest first."""
+    found = [(int(m[1]), path) for path in folder.glob("*.pt") if (m := re.fullmatch(r"step_(\d+)\.pt", path.name))]
+    return [path for _, path in sorted(found, reverse=True)]
+
+
+def save(folder: Path, step: int, state: dict[str, Any]) -> Path:
+    """Write the checkpoint of a step, then remove all but the last two.
+
+    Args:
+        folder: made where it does not exist.
+        step: optimizer steps done.
+        state: tensors and plain data.
+
+    Raises:
+        OSError: it could not be written; what was there before is intact.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"step_{step:09d}.pt"
+    write_atomically(path, lambda file: torch.save(state, file))
+    for old in checkpoints(folder)[_KEPT:]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def load_last(folder: Path, say: Callable[[str], None]) -> dict[str, Any] | None:
+    """Return the newest checkpoint that can be read, None where there is none.
+
+    Args:
+        folder: of the checkpoints.
+        say: told of each checkpoint that is damaged.
+
+    Raises:
+        ValueError: there are checkpoints, and none of them can be read.
+    """
+    found = checkpoints(folder)
+    for path in found:
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # whatever a damaged archive provokes
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            say(f"checkpoint {path} is damaged ({reason}): trying the one before")
+    if found:
+        raise ValueError(f"no checkpoint in {folder} can be read: remove the folder to start afresh")
+    return None
+
+
+def write_atomically(path: Path, write: Callable[[Any], None]) -> None:
+    """Write a file so that it appears whole or not at all, also when the machine stops.
+
+    Args:
+        path: replaced once the new content is on the disk.
+        write: given an open binary file.
+    """
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with open(partial, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    directory = os.open(path.parent, os.O_RDONLY)  # the new name has to reach the disk too
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

@@ -1,0 +1,132 @@
+"""From settings to the splits of a data set, in memory where the images are small."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .config import DataConfig
+from .folders import Files, decode, find_root, open_image, scan, without_unreadable
+from .sources import Arrays, read_arrays
+
+__all__ = ["Data", "Split", "load_data"]
+
+LARGEST_IN_MEMORY = 64  # pixels a side
+_VALID_SIZES = {"cifar10": 5000, "cifar100": 5000, "svhn": 6000}
+_NEVER_FLIPPED = ("digits", "svhn")
+
+Split = Arrays | Files
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set, ready to be trained on.
+
+    Attributes:
+        train: training images, without those held back; None where only others were asked for.
+        valid: images that choices are made on.
+        test: images of the final figure; None where the data set has none.
+        classes: names.
+        image_size: side in pixels.
+        padding: zero padding in pixels before a random crop.
+        flip: mirror at random.
+        mean: of each channel, ``(3,)``, in [0, 1].
+        std: of each channel, ``(3,)``.
+    """
+
+    train: Split | None
+    valid: Split | None
+    test: Split | None
+    classes: tuple[str, ...]
+    image_size: int
+    padding: int
+    flip: bool
+    mean: Tensor
+    std: Tensor
+
+
+def load_data(config: DataConfig, training: bool = True) -> Data:
+    """Read a data set.
+
+    Args:
+        config: settings.
+        training: False accepts a data set without training images.
+
+    Raises:
+        ValueError: files are missing, damaged or refused, or there is nothing to train or validate on.
+    """
+    if config.name in ("folder", "cinic10", "imagenet"):
+        splits, classes, side = _read_folder(config)
+    else:
+        arrays, classes = read_arrays(config)
+        splits = dict(arrays)
+        side = arrays["train"].images.shape[1]
+    train, valid = splits.get("train"), splits.get("valid")
+    if train is None and training:
+        raise ValueError(f"data.root: {config.root} has no train/ folder, only {', '.join(splits)}")
+    if train is not None and valid is None:
+        train, valid = _hold_back(train, config)
+    mean, std = _statistics(train, side, config)
+    padding = config.padding if config.padding is not None else _padding(config.name, side)
+    flip = config.flip if config.flip is not None else config.name not in _NEVER_FLIPPED
+    return Data(train, valid, splits.get("test"), classes, side, padding, flip, mean, std)
+
+
+def _padding(name: str, side: int) -> int:
+    """4 pixels for 32, and in proportion for smaller images; none for SVHN, which the paper does not augment."""
+    return 0 if name == "svhn" else min(4, round(side / 8))
+
+
+def _read_folder(config: DataConfig) -> tuple[dict[str, Split], tuple[str, ...], int]:
+    files, classes = scan(find_root(config.root.expanduser(), config.cache))
+    side = config.image_size or (32 if config.name == "cinic10" else 224 if config.name == "imagenet" else _side(files))
+    if side > LARGEST_IN_MEMORY:
+        # Only a set that may hold damaged images is read through beforehand: it takes as long as an epoch.
+        if config.unreadable == "skip":
+            return {name: without_unreadable(split, "skip") for name, split in files.items()}, classes, side
+        return dict(files), classes, side
+    return {name: Arrays(*decode(split, side, config.unreadable)) for name, split in files.items()}, classes, side
+
+
+def _side(files: dict[str, Files]) -> int:
+    for path in next(iter(files.values())).paths:
+        try:
+            side = min(open_image(path).size)
+        except ValueError:
+            continue  # reported when all are decoded
+        return side if side <= LARGEST_IN_MEMORY else 224
+    raise ValueError("no image of the data set can be read")
+
+
+def _hold_back(train: Split, config: DataConfig) -> tuple[Split, Split]:
+    total = len(train.labels)
+    size = config.valid_size or _VALID_SIZES.get(config.name) or max(1, total // 10)
+    if size >= total:
+        raise ValueError(f"data.valid_size must be below the {total} training images, got {size}")
+    order = torch.randperm(total, generator=torch.Generator().manual_seed(config.split_seed))
+    return _take(train, order[size:].sort().values), _take(train, order[:size].sort().values)
+
+
+def _take(split: Split, indices: Tensor) -> Split:
+    if isinstance(split, Files):
+        return Files(tuple(split.paths[i] for i in indices.tolist()), split.labels[indices])
+    return Arrays(split.images[indices], split.labels[indices])
+
+
+def _statistics(train: Split | None, side: int, config: DataConfig) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each channel over the training images, or a sample of large ones."""
+    if config.mean is not None and config.std is not None:
+        return torch.tensor(config.mean), torch.tensor(config.std)
+    if config.name == "imagenet":
+        return torch.tensor((0.485, 0.456, 0.406)), torch.tensor((0.229, 0.224, 0.225))  # torchvision's
+    if train is None:
+        raise ValueError("there are no training images to measure: give data.mean and data.std")
+    if isinstance(train, Files):
+        step = max(1, len(train.paths) // 500)
+        train = Arrays(*decode(Files(train.paths[::step], train.labels[::step]), side, config.unreadable))
+    values = torch.arange(256, dtype=torch.float64) / 255
+    counts = torch.stack([torch.bincount(train.images[..., c].flatten(), minlength=256) for c in range(3)]).double()
+    shares = counts / counts.sum(1, keepdim=True)
+    mean = shares @ values
+    variance = shares @ values.square() - mean.square()
+    return mean.float(), variance.clamp(min=1e-6).sqrt().float()

@@ -1,0 +1,174 @@
+"""Folders of images: ``train/``, ``valid/``, ``test/``, with a folder a class in each."""
+
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import repeat
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from .archives import ARCHIVES, unpacked
+
+__all__ = ["Files", "decode", "find_root", "open_image", "scan", "without_unreadable"]
+
+_SPLITS = {"train": ("train", "training"), "valid": ("valid", "val", "validation"), "test": ("test",)}
+_IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+
+
+@dataclass(frozen=True)
+class Files:
+    """Image files and the class of each.
+
+    Attributes:
+        paths: files.
+        labels: index of the class of each file, ``(N,)``, int64.
+    """
+
+    paths: tuple[Path, ...]
+    labels: Tensor
+
+
+def find_root(root: Path, cache: Path) -> Path:
+    """Return the folder that holds the splits: ``root``, what an archive unpacks to, or its one inner folder.
+
+    Raises:
+        ValueError: ``root`` does not exist, is no folder and no archive, or has no split.
+    """
+    if not root.exists():
+        raise ValueError(f"data.root: {root} does not exist")
+    if root.is_file():
+        if not root.name.endswith(ARCHIVES):
+            raise ValueError(f"data.root: {root} is neither a folder nor an archive ({', '.join(ARCHIVES)})")
+        root = unpacked(root, cache)
+    inside = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if not _split_folders(root) and len(inside) == 1:
+        root = inside[0]
+    if not _split_folders(root):
+        found = ", ".join(path.name for path in inside[:5]) or "no folder at all"
+        raise ValueError(
+            f"data.root: {root} has no train/, valid/ or test/ folder, but {found}: "
+            "put the folders of the classes into train/"
+        )
+    return root
+
+
+def scan(root: Path) -> tuple[dict[str, Files], tuple[str, ...]]:
+    """Return the files of each split that exists, and the names of the classes.
+
+    Args:
+        root: folder that holds the splits.
+
+    Raises:
+        ValueError: a class without images, a single class, or a split with a class that ``train`` does not have.
+    """
+    folders = _split_folders(root)
+    reference = folders.get("train") or next(iter(folders.values()))
+    classes = tuple(path.name for path in _class_folders(reference))
+    if len(classes) < 2:
+        raise ValueError(f"{reference} needs a folder for each of two or more classes, got {list(classes)}")
+    splits = {}
+    for split, folder in folders.items():
+        unknown = [path.name for path in _class_folders(folder) if path.name not in classes]
+        if unknown:
+            raise ValueError(f"{folder} has classes that {reference} has not: {', '.join(unknown)}")
+        splits[split] = _scan_split(folder, classes)
+    return splits, classes
+
+
+def open_image(path: Path) -> Image.Image:
+    """Return a decoded RGB image, upright as its camera held it.
+
+    Raises:
+        ValueError: the file cannot be read as an image.
+    """
+    try:
+        with Image.open(path) as image:
+            return ImageOps.exif_transpose(image).convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        reason = str(error).splitlines()[0].replace(str(path), "the file")
+        raise ValueError(
+            f"{path} cannot be read as an image ({reason}): remove it or use data.unreadable=skip"
+        ) from None
+
+
+def decode(files: Files, side: int, unreadable: str) -> tuple[Tensor, Tensor]:
+    """Return images ``(N, side, side, 3)``, uint8, and labels ``(N,)``.
+
+    Args:
+        files: what to read; an image of another size is scaled on its shorter side and cut in the middle.
+        side: height and width in pixels.
+        unreadable: ``"stop"`` or ``"skip"``.
+
+    Raises:
+        ValueError: an image cannot be read, and ``unreadable`` is ``"stop"``.
+    """
+    images = torch.empty(len(files.paths), side, side, 3, dtype=torch.uint8)
+    with ThreadPoolExecutor() as pool:
+        errors = list(pool.map(_decode_into, images, files.paths, repeat(side)))
+    readable = _readable(errors, unreadable)
+    return (images, files.labels) if all(readable) else (images[readable], files.labels[readable])
+
+
+def without_unreadable(files: Files, unreadable: str) -> Files:
+    """Return the files that can be decoded; reads every one of them.
+
+    Raises:
+        ValueError: an image cannot be read, and ``unreadable`` is ``"stop"``.
+    """
+    with ThreadPoolExecutor() as pool:
+        readable = _readable(list(pool.map(_error_of, files.paths)), unreadable)
+    paths = tuple(path for path, good in zip(files.paths, readable, strict=True) if good)
+    return Files(paths, files.labels[readable])
+
+
+def _split_folders(root: Path) -> dict[str, Path]:
+    found = {split: [root / name for name in names if (root / name).is_dir()] for split, names in _SPLITS.items()}
+    return {split: paths[0] for split, paths in found.items() if paths}
+
+
+def _class_folders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _scan_split(folder: Path, classes: Sequence[str]) -> Files:
+    paths: list[Path] = []
+    labels: list[int] = []
+    for label, name in enumerate(classes):
+        files = [p for p in sorted((folder / name).rglob("*")) if p.suffix.lower() in _IMAGES]
+        if not files and (folder / name).is_dir():
+            raise ValueError(f"{folder / name} holds no image: remove the class or fill its folder")
+        paths += files
+        labels += [label] * len(files)
+    return Files(tuple(paths), torch.tensor(labels))
+
+
+def _decode_into(out: Tensor, path: Path, side: int) -> str | None:
+    try:
+        image = open_image(path)
+    except ValueError as error:
+        return str(error)
+    if image.size != (side, side):
+        image = ImageOps.fit(image, (side, side), Image.Resampling.BILINEAR)
+    out.copy_(torch.from_numpy(np.array(image)))
+    return None
+
+
+def _error_of(path: Path) -> str | None:
+    try:
+        open_image(path)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _readable(errors: list[str | None], unreadable: str) -> Tensor:
+    for error in filter(None, errors):
+        if unreadable == "stop":
+            raise ValueError(error)
+        warnings.warn(error.split(":")[0] + ": skipped", stacklevel=3)
+    return torch.tensor([error is None for error in errors], dtype=torch.bool)

@@ -1,0 +1,78 @@
+"""From settings to a model: built, loaded, and made ready to train."""
+
+from copy import deepcopy
+
+import torch
+from torch import nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
+from torchvision.models import get_model
+
+from ..blocks import StoDepthBasicBlock, StoDepthBottleneck
+from ..survival import expected_flops, set_survival_probs, survival_probs
+from .config import ModelConfig
+
+__all__ = ["Shares", "build_model", "freeze_stem", "prepare_for_training"]
+
+
+def build_model(config: ModelConfig, num_classes: int | None) -> nn.Module:
+    """Return a model of the zoo, with weights where ``config.weights`` names some.
+
+    Args:
+        config: settings.
+        num_classes: length of the output where ``config.num_classes`` does not give it; None: that of the weights.
+
+    Raises:
+        ValueError: an option that the builder does not take, or weights that do not fit.
+    """
+    classes = config.num_classes or num_classes
+    options = config.options if classes is None else {"num_classes": classes, **config.options}
+    try:
+        return get_model(
+            config.name, prob_0_L=config.prob_0_L, mult_flag=config.mult_flag, mode=config.mode,
+            rescale=config.rescale, depth_rule=config.depth_rule, sync_gates=config.sync_gates,
+            weights=config.weights, **options,
+        )  # fmt: skip
+    except TypeError as error:
+        raise ValueError(f"model.options: {error}") from None
+
+
+def prepare_for_training(model: nn.Module, config: ModelConfig) -> nn.Module:
+    """Return the model with synchronised batch norm, activation checkpoints and a frozen stem, as configured."""
+    if config.sync_batchnorm:
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    if config.frozen_stem:
+        for module in (model.conv1, model.bn1):
+            module.requires_grad_(False)
+    if config.checkpoint_activations:
+        blocks = (StoDepthBasicBlock, StoDepthBottleneck)
+        apply_activation_checkpointing(model, check_fn=lambda module: isinstance(module, blocks))
+    return model.to(memory_format=torch.channels_last)
+
+
+def freeze_stem(model: nn.Module, config: ModelConfig) -> None:
+    """Keep the stem's batch-norm statistics; to be called after every ``model.train()``."""
+    if config.frozen_stem:
+        model.bn1.eval()  # type: ignore[union-attr]
+
+
+class Shares:
+    """Expected share of a forward pass's FLOPs that training executes (:func:`expected_flops`), remembered.
+
+    Args:
+        model: a model before it is wrapped.
+        side: of its images, in pixels.
+    """
+
+    def __init__(self, model: nn.Module, side: int) -> None:
+        self.model, self.side = model, side
+        self.skeleton = deepcopy(model).to("meta")  # the model itself is about to be wrapped
+        self.known: dict[tuple[float, ...], float] = {}
+
+    def __call__(self) -> float:
+        """Return the share under the survival probabilities of now, in ``[0, 1]``."""
+        probs = tuple(survival_probs(self.model))
+        if probs not in self.known:
+            if probs:
+                set_survival_probs(self.skeleton, probs)
+            self.known[probs] = expected_flops(self.skeleton, (1, 3, self.side, self.side)).share
+        return self.known[probs]

@@ -1,0 +1,105 @@
+"""The folder of a run: claimed before any work, its settings, its metrics, its result."""
+
+import dataclasses
+import json
+import uuid
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+
+from .. import __version__
+from .checkpoint import write_atomically
+from .config import TrainConfig, differences, flatten
+from .outcome import SettingsError
+
+__all__ = ["RunFolder", "flat_settings"]
+
+
+class RunFolder:
+    """Where a run keeps what it writes.
+
+    ``config.json`` holds its settings, ``metrics.jsonl`` one line an epoch, ``result.json`` the
+    final figures, ``best.safetensors`` and ``last.safetensors`` weights, ``checkpoints/`` what ``--resume`` needs.
+
+    Args:
+        path: of the folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self.best, self.last = path / "best.safetensors", path / "last.safetensors"
+        self.config, self.metrics, self.result = path / "config.json", path / "metrics.jsonl", path / "result.json"
+
+    def check(self, config: TrainConfig, world: int) -> None:
+        """Make sure that the run may be written here.
+
+        Args:
+            config: settings of now.
+            world: number of processes of now.
+
+        Raises:
+            SettingsError: the folder cannot be written, holds another run, or holds this one and ``resume`` is off.
+        """
+        probe = self.path / f".{uuid.uuid4().hex}"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise SettingsError(f"output: {self.path} cannot be written ({error.strerror})") from None
+        if not self.config.exists():
+            return
+        if not config.resume:
+            raise SettingsError(f"output: {self.path} holds a run: add --resume, or give another folder")
+        saved = json.loads(self.config.read_text(encoding="utf-8"))
+        changed = differences(saved["settings"], config)
+        if saved["processes"] != world:
+            changed.append(f"the number of processes was {saved['processes']}, is {world}")
+        if changed:
+            raise SettingsError(f"resume: {self.path} was run with other settings: {'; '.join(changed)}")
+
+    def claim(self, config: TrainConfig, world: int) -> None:
+        """Write the settings of the run."""
+        settings = dataclasses.asdict(config)
+        versions = {"stodepth_models": __version__, "torch": torch.__version__, "torchvision": torchvision.__version__}
+        content = {"settings": settings, "processes": world, "versions": versions}
+        self._write_json(self.config, content)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the metrics of the epochs done; a line cut short is left out."""
+        if not self.metrics.exists():
+            return []
+        rows = []
+        for line in self.metrics.read_text(encoding="utf-8").splitlines():
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                break
+        return rows
+
+    def keep_rows(self, epochs: int) -> None:
+        """Forget the metrics after the first epochs: a resumed run computes them again."""
+        kept = [json.dumps(row) + "\n" for row in self.rows() if row["epoch"] <= epochs]
+        write_atomically(self.metrics, lambda file: file.write("".join(kept).encode()))
+
+    def add_row(self, row: dict[str, Any]) -> None:
+        """Append the metrics of an epoch."""
+        with open(self.metrics, "a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def finish(self, result: dict[str, Any]) -> None:
+        """Write the final figures; a run with them is finished."""
+        self._write_json(self.result, result)
+
+    def _write_json(self, path: Path, content: dict[str, Any]) -> None:
+        text = json.dumps(content, indent=2, default=str) + "\n"
+        write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def flat_settings(config: TrainConfig) -> dict[str, Any]:
+    """Return settings by dotted name, in the types that trackers take."""
+    flat = flatten(dataclasses.asdict(config))
+    return {key: value if isinstance(value, (int, float, str, bool)) else str(value) for key, value in flat.items()}

@@ -1,0 +1,36 @@
+"""A request to stop, from a cluster that takes its machine back or from the keyboard."""
+
+import signal
+from types import FrameType, TracebackType
+from typing import Any
+
+__all__ = ["StopRequest"]
+
+
+class StopRequest:
+    """Within its context SIGTERM and SIGINT are noted instead of killing the process; a second one kills.
+
+    Attributes:
+        name: of the signal that came; empty before.
+    """
+
+    def __init__(self) -> None:
+        self.name = ""
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopRequest":
+        self._before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._restore()
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.name = signal.Signals(number).name
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,66 @@
+"""All that a run has to remember to go on as if it had never stopped."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+
+__all__ = ["Progress", "get_rng", "seed_gates", "set_rng"]
+
+
+@dataclass
+class Progress:
+    """Where a run stands.
+
+    Attributes:
+        epoch: epochs done.
+        step_in_epoch: optimizer steps done of the epoch begun.
+        step: optimizer steps done in all.
+        sums: loss, right answers and images of the epoch begun, over all processes.
+        epoch_seconds: time spent on the epoch begun.
+        seconds: time spent on training, without evaluation, in all.
+        share_at_start: expected share of the forward FLOPs executed, as the epoch begun started.
+        flops_share: expected share of the forward FLOPs executed, summed over the epochs done.
+        best_epoch: epoch of the best validation accuracy, counting from 1; 0 before there is one.
+        best_top1: that accuracy, in [0, 1].
+        epochs_at_chance: epochs in a row at chance accuracy.
+    """
+
+    epoch: int = 0
+    step_in_epoch: int = 0
+    step: int = 0
+    sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
+    epoch_seconds: float = 0.0
+    seconds: float = 0.0
+    share_at_start: float = 1.0
+    flops_share: float = 0.0
+    best_epoch: int = 0
+    best_top1: float = -1.0
+    epochs_at_chance: int = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return plain data."""
+        return asdict(self)
+
+
+def seed_gates(seed: int, rank: int) -> None:
+    """Start this process's stream of gates: each process draws its own."""
+    torch.manual_seed((seed * 1_048_583 + rank + 1) * 7919)
+
+
+def get_rng(accelerator: Accelerator) -> list[dict[str, Any]]:
+    """Return the states of the random-number generators of every process; all of them must call."""
+    mine: dict[str, Any] = {"cpu": torch.get_rng_state()}
+    if accelerator.device.type == "cuda":
+        mine["cuda"] = torch.cuda.get_rng_state(accelerator.device)
+    return gather_object([mine])
+
+
+def set_rng(states: list[dict[str, Any]], accelerator: Accelerator) -> None:
+    """Continue the streams of this process."""
+    mine = states[accelerator.process_index]
+    torch.set_rng_state(mine["cpu"])
+    if "cuda" in mine:
+        torch.cuda.set_rng_state(mine["cuda"], accelerator.device)

@@ -1,0 +1,101 @@
+"""Settings come from the command line and YAML, and wrong ones end in one line and code 2."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stodepth_models.training.cli import EXIT_BAD_SETTINGS, parse
+from stodepth_models.training.config import EvaluateConfig, TrainConfig, differences
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+
+
+def test_flags_files_and_their_order(tmp_path):
+    file = tmp_path / "a.yaml"
+    file.write_text("model:\n  prob_0_L: [1, 0.8]\noptim:\n  lr: 0.2\nepochs: 7\n")
+    line = ["--config", str(file), "--model.name", "cifar_resnet110", "--optim.lr", "0.3", "--seed", "3", "--resume"]
+    config = parse(TrainConfig, line)
+    assert config.model.name == "cifar_resnet110_stodepth_lineardecay"
+    assert config.model.prob_0_L == (1.0, 0.8)
+    assert (config.optim.lr, config.epochs, config.seed, config.resume) == (0.3, 7, 3, True)
+    assert parse(TrainConfig, ["--model.prob_0_L", "[1.0,0.5]", "--model.options.shortcut", "B"]).model.options == {
+        "shortcut": "B"
+    }
+    assert parse(EvaluateConfig, ["--json", "--split", "valid"]).json is True
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ("--data.nme x", "unrecognized arguments: --data.nme"),
+        ("--see 3", "--see"),
+        ("--seed x", '"seed"'),
+        ("--epochs 1.5", '"epochs"'),
+        ("--epochs 0", "epochs must be at least 1, got 0"),
+        ("--data.name mnist", "fashion_mnist"),
+        ("--model.prob_0_L [1]", "2 elements"),
+        ("--model.prob_0_L [1,2]", "model.prob_0_L must be in [0, 1], got 2.0"),
+        ("--model.name cifar_resnet21", "did you mean cifar_resnet"),
+        ("--model.name cifar_resnet20 --model.sync_batchnorm true", "add model.sync_gates=true"),
+        ("--model.ramp_epochs 2 --model.stoch_depth_probability 1.0", "two schedules"),
+        ("--optim.nesterov true --optim.dampening 0.5", "optim.dampening=0"),
+        ("--data.mean [0.5,0.5,0.5]", "data.mean and data.std go together"),
+        ("--config missing.yaml", "missing.yaml"),
+    ],
+)
+def test_a_wrong_setting_is_one_line_and_code_2(arguments, named, capsys):
+    with pytest.raises(SystemExit, match=str(EXIT_BAD_SETTINGS)):
+        parse(TrainConfig, arguments.split())
+    line = capsys.readouterr().err
+    assert named in line
+    assert line.startswith("error: ")
+    assert line.count("\n") == 1
+
+
+def test_an_unknown_key_in_a_file_is_refused(tmp_path, capsys):
+    (tmp_path / "a.yaml").write_text("optim:\n  learning_rate: 1\n")
+    with pytest.raises(SystemExit, match="2"):
+        parse(TrainConfig, ["--config", str(tmp_path / "a.yaml")])
+    assert "learning_rate" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_can_be_read(path):
+    assert parse(TrainConfig, ["--config", str(path)]).epochs > 0
+
+
+def test_recipes_of_the_paper_have_its_settings_and_a_twin_of_constant_depth():
+    papers = [path for path in CONFIGS.glob("paper_*.yaml") if not path.stem.endswith("_constant")]
+    assert len(papers) >= 10
+    for path in papers:
+        config = parse(TrainConfig, ["--config", str(path)])
+        twin = parse(TrainConfig, ["--config", str(path.with_stem(f"{path.stem}_constant"))])
+        assert config.model.prob_0_L == (1.0, 0.5)
+        assert twin.model.prob_0_L == (1.0, 1.0)
+        assert (config.optim.lr, config.optim.weight_decay, config.optim.momentum) == (0.1, 1e-4, 0.9)
+        assert (config.optim.nesterov, config.optim.dampening, config.optim.schedule) == (True, 0.0, "step")
+        assert config.optim == twin.optim
+        assert config.data == twin.data
+        assert config.epochs == twin.epochs
+
+
+def test_differences_name_what_changes_the_computation():
+    saved = {"seed": 0, "output": "a", "model": {"prob_0_L": [1.0, 0.5]}, "optim": {"lr": 0.1}}
+    found = differences(saved, parse(TrainConfig, ["--optim.lr=0.2", "--output=b", "--seed=0"]))
+    assert "optim.lr was 0.1, is 0.2" in found
+    assert not any(phrase.startswith(("seed", "output", "model.prob_0_L")) for phrase in found)
+
+
+def test_the_core_imports_nothing_of_training():
+    code = (
+        "import sys, stodepth_models; "
+        "print([m for m in sys.modules if m.split('.')[0] in ('accelerate', 'jsonargparse', 'matplotlib', 'tqdm')"
+        " or m.startswith('stodepth_models.training')])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=CONFIGS.parent)
+    loaded = out.stdout.strip()
+    assert "accelerate" not in loaded
+    assert "jsonargparse" not in loaded
+    assert "stodepth_models.training" not in loaded

@@ -1,0 +1,217 @@
+"""Data sets: read from folders and archives, split, augmented, and refused where they are damaged."""
+
+import tarfile
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from stodepth_models.training.config import DataConfig
+from stodepth_models.training.data import load_data
+from stodepth_models.training.loaders import EvaluationBatches, TrainBatches
+from stodepth_models.training.order import EpochOrder
+
+CPU = torch.device("cpu")
+
+
+def make_folder(root, splits=("train", "test"), classes=("cat", "dog"), count=6, side=8):
+    rng = np.random.default_rng(0)
+    for split in splits:
+        for name in classes:
+            (root / split / name).mkdir(parents=True)
+            for number in range(count):
+                pixels = rng.integers(0, 256, (side, side, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(root / split / name / f"{number}.png")
+    return root
+
+
+def folder(root, **settings):
+    return DataConfig(name="folder", root=root, cache=root.parent / "cache", **settings)
+
+
+def test_a_folder_without_validation_holds_back_a_tenth_by_seed(tmp_path):
+    root = make_folder(tmp_path / "set", count=20)
+    data = load_data(folder(root))
+    assert (len(data.train.labels), len(data.valid.labels), len(data.test.labels)) == (36, 4, 40)
+    assert data.classes == ("cat", "dog")
+    assert data.image_size == 8
+    again, other = load_data(folder(root)), load_data(folder(root, split_seed=1))
+    assert torch.equal(data.valid.images, again.valid.images)
+    assert not torch.equal(data.valid.images, other.valid.images)
+    pixels = data.train.images.double() / 255
+    torch.testing.assert_close(data.mean.double(), pixels.mean((0, 1, 2)), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(data.std.double(), pixels.std((0, 1, 2), correction=0), rtol=1e-5, atol=1e-6)
+
+
+def test_splits_that_exist_are_taken_as_they_are(tmp_path):
+    data = load_data(folder(make_folder(tmp_path / "set", splits=("train", "val"))))
+    assert (len(data.train.labels), len(data.valid.labels), data.test) == (12, 12, None)
+
+
+@pytest.mark.parametrize("suffix", [".tar", ".tar.xz", ".zip"])
+def test_an_archive_is_unpacked_once(tmp_path, suffix):
+    root, archive = make_folder(tmp_path / "set"), tmp_path / f"images{suffix}"
+    if suffix == ".zip":
+        with zipfile.ZipFile(archive, "w") as file:
+            for path in root.rglob("*.png"):
+                file.write(path, path.relative_to(tmp_path))
+    else:
+        with tarfile.open(archive, "w:xz" if suffix == ".tar.xz" else "w") as file:
+            file.add(root, "set")
+    first = load_data(folder(archive))
+    [unpacked] = (tmp_path / "cache").iterdir()
+    stamp = unpacked.stat().st_mtime_ns
+    assert torch.equal(first.train.images, load_data(folder(root)).train.images)
+    load_data(folder(archive))
+    assert [path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()] == [stamp]
+
+
+def test_an_archive_that_is_cut_short_is_named(tmp_path):
+    archive = tmp_path / "images.tar.xz"
+    with tarfile.open(archive, "w:xz") as file:
+        file.add(make_folder(tmp_path / "set"), "set")
+    archive.write_bytes(archive.read_bytes()[:-600])
+    with pytest.raises(ValueError, match=r"images\.tar\.xz is damaged or cut short"):
+        load_data(folder(archive))
+    assert list((tmp_path / "cache").iterdir()) == []
+    (tmp_path / "images.zip").write_bytes(b"PK\3\4 and no more")
+    with pytest.raises(ValueError, match=r"images\.zip is damaged"):
+        load_data(folder(tmp_path / "images.zip"))
+
+
+def test_an_archive_that_leads_outside_is_refused(tmp_path):
+    (tmp_path / "x").write_text("x")
+    with tarfile.open(tmp_path / "a.tar", "w") as file:
+        file.add(tmp_path / "x", "../../outside")
+    with zipfile.ZipFile(tmp_path / "b.zip", "w") as file:
+        file.write(tmp_path / "x", "../outside")
+    for name in ("a.tar", "b.zip"):
+        with pytest.raises(ValueError, match=r"is refused: .*outside"):
+            load_data(folder(tmp_path / name))
+    assert not (tmp_path / "outside").exists()
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_an_unreadable_image_is_named_and_stops_or_is_skipped(tmp_path):
+    root = make_folder(tmp_path / "set")
+    (root / "train" / "cat" / "3.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"cat/3\.png cannot be read as an image .*data\.unreadable=skip"):
+        load_data(folder(root))
+    with pytest.warns(UserWarning, match=r"cat/3\.png .*skipped"):
+        data = load_data(folder(root, unreadable="skip"))
+    assert len(data.train.labels) + len(data.valid.labels) == 11
+    with pytest.warns(UserWarning, match="skipped"):
+        large = load_data(folder(root, unreadable="skip", image_size=80))
+    assert len(large.train.labels) + len(large.valid.labels) == 11
+
+
+def test_folders_that_cannot_be_trained_on_are_refused(tmp_path):
+    empty = make_folder(tmp_path / "empty")
+    (empty / "train" / "bird").mkdir()
+    with pytest.raises(ValueError, match="train/bird holds no image"):
+        load_data(folder(empty))
+    with pytest.raises(ValueError, match=r"two or more classes, got \['cat'\]"):
+        load_data(folder(make_folder(tmp_path / "one", classes=("cat",))))
+    with pytest.raises(ValueError, match="has no train/, valid/ or test/ folder, but cat, dog: put"):
+        load_data(folder(make_folder(tmp_path / "flat", splits=("",))))
+    with pytest.raises(ValueError, match="has no train/ folder, only test"):
+        load_data(folder(make_folder(tmp_path / "test_only", splits=("test",))))
+    with pytest.raises(ValueError, match="nowhere does not exist"):
+        load_data(folder(tmp_path / "nowhere"))
+    strange = make_folder(tmp_path / "strange")
+    (strange / "test" / "bird").mkdir()
+    with pytest.raises(ValueError, match=r"has classes that .*train has not: bird"):
+        load_data(folder(strange))
+
+
+def test_a_missing_download_is_one_clear_line(tmp_path):
+    with pytest.raises(ValueError, match=r"cifar10 cannot be read from data\.root="):
+        load_data(DataConfig(root=tmp_path, download=False))
+
+
+def test_cifar_is_split_as_in_the_paper(tmp_path, monkeypatch):
+    class Cifar:
+        classes = tuple("abcdefghij")
+
+        def __init__(self, root, train, download):
+            count = 50_000 if train else 10_000
+            self.data = np.zeros((count, 1, 1, 3), dtype=np.uint8)
+            self.data[:, 0, 0, 0] = np.arange(count) % 256
+            self.targets = [number % 10 for number in range(count)]
+
+    monkeypatch.setattr("torchvision.datasets.CIFAR10", Cifar)
+    data = load_data(DataConfig(root=tmp_path))
+    assert (len(data.train.labels), len(data.valid.labels), len(data.test.labels)) == (45_000, 5_000, 10_000)
+
+
+def test_digits_and_fake_come_with_the_package():
+    digits = load_data(DataConfig(name="digits"))
+    assert (len(digits.classes), digits.image_size, digits.flip) == (10, 8, False)
+    assert len(digits.train.labels) + len(digits.valid.labels) + len(digits.test.labels) == 1797
+    fake = load_data(DataConfig(name="fake", fake_images=30, fake_classes=3, image_size=16))
+    assert fake.train.images.shape == (30, 16, 16, 3)
+
+
+def test_crops_and_flips_are_those_of_a_plain_loop():
+    data = load_data(DataConfig(name="fake", fake_images=40, fake_classes=4, image_size=16, padding=4))
+    order = EpochOrder(40, 16, seed=1)
+    batches = TrainBatches(data, order, CPU, 0)
+    drawn = list(batches.epoch(3))
+    corner, mirrored, permutation = batches.memory.corner, batches.memory.mirrored, order.permutation(3)
+    assert mirrored.float().mean() == pytest.approx(0.5, abs=0.25)
+    assert corner.min() == 0
+    assert corner.max() == 8
+    images = torch.cat([part[0] for batch in drawn for part in batch.parts])
+    padded = torch.nn.functional.pad(data.train.images.permute(0, 3, 1, 2), (4, 4, 4, 4))
+    for image, index in zip(images, permutation.tolist(), strict=True):
+        top, left = corner[:, index].tolist()
+        expected = padded[index, :, top : top + 16, left : left + 16] / 255.0
+        expected = expected.flip(-1) if mirrored[index] else expected
+        expected = (expected - data.mean.view(3, 1, 1)) / data.std.view(3, 1, 1)
+        torch.testing.assert_close(image, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_processes_share_each_global_batch_without_overlap():
+    data = load_data(DataConfig(name="fake", fake_images=50, fake_classes=4, image_size=8))
+    alone = [batch.parts[0] for batch in TrainBatches(data, EpochOrder(50, 16, 0), CPU, 0).epoch(0)]
+    parts = [list(TrainBatches(data, EpochOrder(50, 16, 0, rank, 2, 2), CPU, 0).epoch(0)) for rank in (0, 1)]
+    # The last two images are left out where four micro-batches would have to share them.
+    assert [len(labels) for _, labels in alone] == [16, 16, 16, 2]
+    assert len(parts[0]) == len(parts[1]) == 3
+    for (images, labels), first, second in zip(alone, *parts, strict=False):
+        shared = [part for batch in (first, second) for part in batch.parts]
+        assert torch.equal(torch.cat([labels for _, labels in shared]), labels)
+        assert torch.equal(torch.cat([images for images, _ in shared]), images)
+
+
+def test_a_batch_too_small_for_its_processes_is_refused():
+    with pytest.raises(ValueError, match="batch_size=16 of 7 training images is too few for 4"):
+        EpochOrder(7, 16, 0, 0, 4)
+
+
+def test_neither_order_nor_augmentation_touches_the_stream_of_the_gates(tmp_path):
+    small = load_data(DataConfig(name="fake", fake_images=40, fake_classes=4, image_size=8))
+    large = load_data(folder(make_folder(tmp_path / "set"), image_size=72))
+    state = torch.get_rng_state()
+    for data in (small, large):
+        list(TrainBatches(data, EpochOrder(len(data.train.labels), 4, 0), CPU, 0).epoch(0))
+        list(EvaluationBatches(data, data.valid, 3, CPU))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_large_images_repeat_from_any_step_and_with_any_number_of_workers(tmp_path):
+    data = load_data(folder(make_folder(tmp_path / "set"), image_size=72))
+    order = EpochOrder(len(data.train.labels), 4, 0)
+    whole = [batch.parts[0][0] for batch in TrainBatches(data, order, CPU, 0).epoch(1)]
+    rest = [batch.parts[0][0] for batch in TrainBatches(data, order, CPU, 1).epoch(1, first_step=1)]
+    assert whole[0].shape == (4, 3, 72, 72)
+    assert all(torch.equal(a, b) for a, b in zip(whole[1:], rest, strict=True))
+
+
+def test_every_image_is_evaluated_once_over_uneven_processes():
+    data = load_data(DataConfig(name="fake", fake_images=35, fake_classes=5, image_size=8))
+    shares = [torch.cat([y for _, y in EvaluationBatches(data, data.train, 4, CPU, 0, r, 2)]) for r in (0, 1)]
+    assert [len(share) for share in shares] == [18, 17]
+    assert torch.equal(torch.cat(shares).sort().values, data.train.labels.sort().values)

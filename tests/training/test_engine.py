@@ -1,0 +1,211 @@
+"""A run learns, stops and goes on bit by bit, whatever happens to it."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from stodepth_models.training import engine, trainer
+from stodepth_models.training.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
+from stodepth_models.training.engine import EXIT_RESUME_ME, train
+from stodepth_models.training.outcome import Diverged, SettingsError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def settings(output, **changes):
+    """A run of 2 epochs of 5 steps on 8x8 pictures."""
+    data = DataConfig(name="fake", fake_images=80, fake_classes=4, image_size=8)
+    optim = OptimConfig(lr=0.05)
+    config = TrainConfig(data=data, optim=optim, epochs=2, batch_size=16, output=output, trackers=(), progress=False,
+                         stop_at_chance=0)  # fmt: skip
+    return dataclasses.replace(config, **changes)
+
+
+def weights(folder):
+    return load_file(folder / "last.safetensors")
+
+
+def same(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    assert train(settings(folder)) == 0
+    return folder
+
+
+class Stop:
+    """Stands for a signal that arrives after some steps."""
+
+    def __init__(self, steps):
+        self.left, self._name = steps, "SIGTERM"
+
+    @property
+    def name(self):
+        self.left -= 1
+        return self._name if self.left < 0 else ""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        return None
+
+
+def test_a_run_leaves_its_settings_metrics_weights_and_result(undisturbed):
+    rows = [json.loads(line) for line in (undisturbed / "metrics.jsonl").read_text().splitlines()]
+    result = json.loads((undisturbed / "result.json").read_text())
+    saved = json.loads((undisturbed / "config.json").read_text())
+    assert [row["epoch"] for row in rows] == [1, 2]
+    assert [row["step"] for row in rows] == [5, 10]
+    assert rows[0]["valid"]["count"] == 16
+    assert result["steps"] == 10
+    assert result["best_epoch"] in (1, 2)
+    assert 0.5 < result["expected_flops_share"] < 1.0
+    assert saved["settings"]["optim"]["lr"] == 0.05
+    assert len(list((undisturbed / "checkpoints").glob("*.pt"))) == 2
+
+
+@pytest.mark.parametrize("steps", [3, 6])
+def test_a_run_stopped_in_the_middle_of_an_epoch_ends_with_the_same_weights(undisturbed, tmp_path, monkeypatch, steps):
+    monkeypatch.setattr(engine, "StopRequest", lambda: Stop(steps))
+    assert train(settings(tmp_path)) == EXIT_RESUME_ME
+    assert not (tmp_path / "result.json").exists()
+    monkeypatch.setattr(engine, "StopRequest", lambda: Stop(10**9))
+    assert train(settings(tmp_path, resume=True)) == 0
+    assert same(weights(tmp_path), weights(undisturbed))
+    losses = [[json.loads(line)["train"]["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+              for folder in (tmp_path, undisturbed)]  # fmt: skip
+    assert losses[0] == pytest.approx(losses[1], rel=1e-12)
+
+
+def test_a_survival_schedule_resumes_bit_by_bit(tmp_path, monkeypatch):
+    for model in (ModelConfig(ramp_epochs=2), ModelConfig(stoch_depth_probability=1.0)):
+        whole, parts = tmp_path / f"whole{model.ramp_epochs}", tmp_path / f"parts{model.ramp_epochs}"
+        monkeypatch.setattr(engine, "StopRequest", lambda: Stop(10**9))
+        train(settings(whole, model=model))
+        monkeypatch.setattr(engine, "StopRequest", lambda: Stop(7))
+        assert train(settings(parts, model=model)) == EXIT_RESUME_ME
+        monkeypatch.setattr(engine, "StopRequest", lambda: Stop(10**9))
+        train(settings(parts, model=model, resume=True))
+        assert same(weights(parts), weights(whole))
+
+
+def test_one_probability_for_all_blocks_moves_epoch_by_epoch(tmp_path):
+    train(settings(tmp_path, epochs=3, model=ModelConfig(stoch_depth_probability=1.0)))
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["survival"] for row in rows] == [[1.0] * 9, [0.75] * 9, [0.5] * 9]
+    assert rows[0]["flops_share"] == 1.0
+    assert rows[2]["flops_share"] == pytest.approx(0.5, abs=0.01)
+
+
+def test_evaluating_more_often_changes_no_weight(undisturbed, tmp_path):
+    train(settings(tmp_path, test_each_epoch=True))
+    assert same(weights(tmp_path), weights(undisturbed))
+
+
+def test_watching_a_run_changes_no_weight(undisturbed, tmp_path):
+    train(settings(tmp_path, log_steps=1, checkpoint_steps=2, progress=True, checkpoint_minutes=1e-6))
+    assert same(weights(tmp_path), weights(undisturbed))
+
+
+def test_a_run_killed_at_a_random_step_ends_with_the_same_weights(undisturbed, tmp_path):
+    command = [
+        sys.executable, str(ROOT / "scripts" / "train.py"), "--data.name=fake", "--data.fake_images=80",
+        "--data.fake_classes=4", "--data.image_size=8", "--optim.lr=0.05", "--epochs=2", "--batch_size=16",
+        f"--output={tmp_path}", "--trackers=[]", "--stop_at_chance=0", "--checkpoint_steps=1", "--resume",
+    ]  # fmt: skip
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None and not list((tmp_path / "checkpoints").glob("*.pt")):
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    train(settings(tmp_path, resume=True))
+    assert same(weights(tmp_path), weights(undisturbed))
+
+
+def test_gradients_of_micro_batches_add_up_to_those_of_the_batch(tmp_path):
+    for accumulate in (1, 4):
+        train(settings(tmp_path / str(accumulate), epochs=1, model=ModelConfig(prob_0_L=(1.0, 1.0), frozen_stem=True),
+                       optim=OptimConfig(lr=0.05, accumulate=accumulate)))  # fmt: skip
+    rows = [json.loads((tmp_path / str(n) / "metrics.jsonl").read_text()) for n in (1, 4)]
+    # Batch norm sees 4 images instead of 16: close, not equal.
+    assert rows[0]["train"]["loss"] == pytest.approx(rows[1]["train"]["loss"], rel=0.2)
+    assert rows[0]["step"] == rows[1]["step"] == 5
+
+
+def test_a_frozen_stem_stays_as_it_was(tmp_path):
+    config = settings(tmp_path, model=ModelConfig(frozen_stem=True))
+    train(config)
+    torch.manual_seed(config.seed)
+    fresh = trainer.build_model(config.model, 4).state_dict()
+    trained = weights(tmp_path)
+    for key, value in fresh.items():
+        if key.startswith(("conv1", "bn1")):
+            assert torch.equal(trained[key], value), key
+    assert not torch.equal(trained["layer1.0.conv1.weight"], fresh["layer1.0.conv1.weight"])
+    assert not torch.equal(trained["fc.weight"], fresh["fc.weight"])
+
+
+def test_recomputed_activations_give_the_same_weights_and_names(tmp_path, undisturbed):
+    train(settings(tmp_path, model=ModelConfig(checkpoint_activations=True)))
+    recomputed, kept = weights(tmp_path), weights(undisturbed)
+    assert recomputed.keys() == kept.keys()
+    for key in (key for key in kept if "running" not in key and "num_batches" not in key):
+        torch.testing.assert_close(recomputed[key], kept[key])
+
+
+def test_nan_stops_the_run_and_names_the_step_and_the_checkpoint(tmp_path, monkeypatch):
+    steps = []
+
+    def poisoned(self, batch, original=trainer.Trainer._step):
+        original(self, batch)
+        steps.append(None)
+        if len(steps) == 7:
+            self.pending[-1][0] = float("nan")
+
+    monkeypatch.setattr(trainer.Trainer, "_step", poisoned)
+    with pytest.raises(Diverged, match=r"loss is nan at step 7; the last good checkpoint is .*step_000000005\.pt; try"):
+        train(settings(tmp_path))
+
+
+def test_chance_accuracy_stops_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(engine, "_near_chance", lambda split: 1.0)
+    with pytest.raises(Diverged, match=r"at chance \(25\.0%\) for 3 epochs at step 15"):
+        train(settings(tmp_path, epochs=4, stop_at_chance=3))
+
+
+def test_resume_with_other_settings_is_refused_and_names_them(undisturbed):
+    with pytest.raises(SettingsError, match=r"optim\.lr was 0\.05, is 0\.1; seed was 0, is 3"):
+        train(settings(undisturbed, resume=True, optim=OptimConfig(lr=0.1), seed=3))
+    with pytest.raises(SettingsError, match="add --resume"):
+        train(settings(undisturbed))
+
+
+def test_an_output_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(SettingsError, match=r"output: .*file/run cannot be written"):
+        train(settings(tmp_path / "file" / "run"))
+
+
+def test_a_truncated_checkpoint_falls_back_to_the_one_before(undisturbed, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(engine, "StopRequest", lambda: Stop(7))
+    train(settings(tmp_path))
+    newest = max((tmp_path / "checkpoints").glob("*.pt"))
+    newest.write_bytes(newest.read_bytes()[:5000])
+    monkeypatch.setattr(engine, "StopRequest", lambda: Stop(10**9))
+    train(settings(tmp_path, resume=True))
+    assert f"checkpoint {newest} is damaged" in capsys.readouterr().out
+    assert same(weights(tmp_path), weights(undisturbed))
