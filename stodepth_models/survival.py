@@ -15,6 +15,7 @@ from .layers import StochasticGate
 __all__ = [
     "DEPTH_RULES",
     "ExpectedFlops",
+    "count_flops",
     "expected_flops",
     "linear_decay",
     "recalibrate_bn",
@@ -119,22 +120,28 @@ def expected_flops(model: nn.Module, input_size: Sequence[int]) -> ExpectedFlops
         model: a model with or without stochastic blocks.
         input_size: ``(N, C, H, W)``.
     """
-    gates = {name: gate.survival_prob for name, gate in model.named_modules() if isinstance(gate, StochasticGate)}
+    full, gated = count_flops(model, input_size)
+    training = full - sum((1.0 - prob) * flops for prob, flops in zip(survival_probs(model), gated, strict=True))
+    return ExpectedFlops(training / full if full else 1.0, training, full)
+
+
+def count_flops(model: nn.Module, input_size: Sequence[int]) -> tuple[int, list[int]]:
+    """Count the FLOPs of one forward pass with every branch, and what each gate can save; see :func:`expected_flops`."""
+    gates = [name for name, module in model.named_modules() if isinstance(module, StochasticGate)]
     copy = deepcopy(model).to("meta").eval()
     if gates:
         set_survival_probs(copy, 1.0)
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
         copy(torch.empty(tuple(input_size), device="meta"))
-    full, root, counts = counter.get_total_flops(), type(copy).__name__, counter.get_flop_counts()
-    skipped = 0.0
-    for name, survival_prob in gates.items():
-        gated = sum(counts.get(f"{root}.{name}", {}).values())
+    root, counts = type(copy).__name__, counter.get_flop_counts()
+    saved = []
+    for name in gates:
+        flops = sum(counts.get(f"{root}.{name}", {}).values())
         for shortcut in ("block.shortcut", "block.downsample"):  # what a dropped StochasticDepthBlock still computes
-            gated -= sum(counts.get(f"{root}.{name}.{shortcut}", {}).values())
-        skipped += (1.0 - survival_prob) * gated
-    training = full - skipped
-    return ExpectedFlops(training / full if full else 1.0, training, full)
+            flops -= sum(counts.get(f"{root}.{name}.{shortcut}", {}).values())
+        saved.append(flops)
+    return counter.get_total_flops(), saved
 
 
 @torch.no_grad()
