@@ -46,12 +46,13 @@ def test_images(shared_data):
             if member.isfile() and "test" in parts:
                 images.append(transforms(Image.open(io.BytesIO(archive.extractfile(member).read())).convert("RGB")))
                 labels.append(classes.index(parts[-2]))
-    return torch.stack(images), torch.tensor(labels)
+    return torch.stack(images).to(memory_format=torch.channels_last), torch.tensor(labels)
 
 
 @torch.inference_mode()
 def logits(model, images):
-    return torch.cat([model(batch) for batch in images.split(250)])
+    model.to(memory_format=torch.channels_last)  # a third faster on one core
+    return torch.cat([model(batch) for batch in images.split(50)])
 
 
 @pytest.mark.parametrize("depth", [20, 32])

@@ -1,0 +1,82 @@
+"""Convert weights: any format that the package reads into safetensors with a configuration, or a torchvision file.
+
+    python scripts/convert_weights.py resnet20-12fca82f.th converted/            # what save_pretrained writes
+    python scripts/convert_weights.py resnet20-12fca82f.th resnet20.safetensors  # and resnet20.json beside it
+    python scripts/convert_weights.py trained/model.safetensors resnet50.pth     # a plain one, for torchvision
+
+The evaluation function stays. A torchvision file holds a network of constant depth: evaluation scales are folded in.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import torch
+from torchvision.models import get_model
+
+import stodepth_models as sdm
+from stodepth_models.checkpoints import Checkpoint, write_file
+from stodepth_models.hints import builder_names, guess_builder
+from stodepth_models.hub import rebuild
+from stodepth_models.recipe import Recorded, describe
+from stodepth_models.sources import read_checkpoint, resolve_source
+from stodepth_models.weights import load_checkpoint
+
+PLAIN = (".pth", ".pt", ".th")
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", metavar="IN", help="path, URL, hf://org/repo[/file][@revision], or Enum.MEMBER")
+    parser.add_argument("target", metavar="OUT", type=Path, help="folder, .safetensors, or .pth, .pt, .th")
+    parser.add_argument("--model", metavar="NAME", choices=builder_names(), help="builder; else told by the weights")
+    return parser.parse_args()
+
+
+def build(checkpoint: Checkpoint, builder: str | None) -> Recorded:
+    """Build the network that the weights belong to: the one they were saved from, or one of constant depth."""
+    if checkpoint.config is not None and builder in (None, checkpoint.config["builder"]):
+        model = rebuild(checkpoint.config, {})
+    else:
+        guess = guess_builder(checkpoint.state_dict)
+        if guess is None and builder is None:
+            raise ValueError(f"{checkpoint.name} matches no builder: name it with --model to see what differs")
+        name, options = guess if guess is not None and builder in (None, guess[0]) else (builder, {})
+        model = get_model(name, prob_0_L=(1.0, 1.0), num_classes=checkpoint.num_classes or 10, **options)
+    load_checkpoint(model, checkpoint)
+    return model.eval()
+
+
+def write(model: Recorded, target: Path) -> None:
+    if target.suffix in PLAIN:
+        plain = model if isinstance(model, sdm.CifarResNet) else sdm.to_torchvision(model)
+        sdm.fold_rescale(model)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(plain.state_dict(), target)
+    elif target.suffix == ".safetensors":
+        target.parent.mkdir(parents=True, exist_ok=True)
+        config = describe(model)
+        write_file(target, model.state_dict(), config)
+        target.with_suffix(".json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    elif target.suffix:
+        raise ValueError(f"OUT must be a folder or end in .safetensors, {', '.join(PLAIN)}, got {target}")
+    else:
+        model.save_pretrained(target)
+
+
+def main() -> int:
+    arguments = parse_arguments()
+    try:
+        source = resolve_source(arguments.source, None, "this script")
+        model = build(read_checkpoint(source), arguments.model)
+        write(model, arguments.target)
+    except (OSError, ValueError, TypeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"{arguments.source} -> {arguments.target}: {describe(model)['builder']}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,117 @@
+"""Classify images: the five most likely classes of each, as a table or as JSON.
+
+    python scripts/predict.py --model cifar_resnet20_stodepth_lineardecay --weights CIFAR10_IDELBAYEV cat.png photos/
+
+Folders are searched for images. Images are prepared as for the training of the weights, where that is known, else as is
+usual for the family of the model.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor, nn
+from torchvision.models import WeightsEnum, get_model, get_model_weights
+from torchvision.transforms._presets import ImageClassification
+
+from stodepth_models.hints import builder_names
+from stodepth_models.published import CifarResNet20_Weights
+
+IMAGES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("images", metavar="IMAGE", nargs="+", type=Path, help="image file, or folder of images")
+    parser.add_argument("--model", metavar="NAME", required=True, choices=builder_names(), help="name of a builder")
+    parser.add_argument("--weights", metavar="W", required=True, help="name, path, URL or hf:// address of weights")
+    parser.add_argument("--batch-size", type=int, default=64, help="images a forward pass (default: %(default)s)")
+    parser.add_argument("--top", type=int, default=5, help="classes an image (default: %(default)s)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object a line instead of a table")
+    return parser.parse_args()
+
+
+def find_images(paths: list[Path]) -> list[Path]:
+    """Files as given, and the images inside folders."""
+    found = []
+    for path in paths:
+        if not path.exists():
+            raise FileNotFoundError(f"there is no file or folder {path}")
+        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGES) if path.is_dir() else [path]
+        if not inside:
+            raise FileNotFoundError(f"the folder {path} holds no images ({', '.join(sorted(IMAGES))})")
+        found += inside
+    return found
+
+
+def preprocessing(model: str, weights: str) -> Callable[[Image.Image], Tensor]:
+    """What the weights were trained with, or what is usual for the family."""
+    enum: type[WeightsEnum] = get_model_weights(model)
+    name = weights.rpartition(".")[2]
+    if name in enum.__members__:
+        return enum[name].transforms()
+    usual = CifarResNet20_Weights.CIFAR10_IDELBAYEV.transforms
+    return (usual if model.startswith("cifar") else partial(ImageClassification, crop_size=224))()
+
+
+def load_image(path: Path) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except UnidentifiedImageError:
+        raise ValueError(f"{path} is not an image") from None
+
+
+def batches(paths: list[Path], size: int) -> Iterator[list[Path]]:
+    remaining = iter(paths)
+    while batch := list(islice(remaining, size)):
+        yield batch
+
+
+@torch.inference_mode()
+def predict(model: nn.Module, transforms: Callable[..., Tensor], paths: list[Path], top: int) -> list[dict[str, Any]]:
+    """Return path, classes and probabilities of each image."""
+    probabilities = model(torch.stack([transforms(load_image(path)) for path in paths])).softmax(1)
+    values, indices = probabilities.topk(min(top, probabilities.size(1)))
+    categories = model.categories or [f"class {index}" for index in range(probabilities.size(1))]
+    return [
+        {"image": str(path), "classes": [categories[index] for index in row.tolist()], "probabilities": shares.tolist()}
+        for path, row, shares in zip(paths, indices, values, strict=True)
+    ]
+
+
+def show(result: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(result))
+        return
+    print(result["image"])
+    for name, share in zip(result["classes"], result["probabilities"], strict=True):
+        print(f"  {100 * share:6.2f} %  {name}")
+
+
+def main() -> int:
+    arguments = parse_arguments()
+    try:
+        if min(arguments.batch_size, arguments.top) < 1:
+            raise ValueError("--batch-size and --top must be at least 1")
+        paths = find_images(arguments.images)
+        model = get_model(arguments.model, weights=arguments.weights).eval()
+        transforms = preprocessing(arguments.model, arguments.weights)
+        for batch in batches(paths, arguments.batch_size):
+            for result in predict(model, transforms, batch, arguments.top):
+                show(result, arguments.json)
+    except (OSError, ValueError, TypeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
