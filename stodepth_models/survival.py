@@ -126,7 +126,7 @@ def expected_flops(model: nn.Module, input_size: Sequence[int]) -> ExpectedFlops
 
 
 def count_flops(model: nn.Module, input_size: Sequence[int]) -> tuple[int, list[int]]:
-    """Count the FLOPs of one forward pass with every branch, and what each gate can save; see :func:`expected_flops`."""
+    """Count the FLOPs of one forward pass of the ``input_size`` with every branch, and those behind each gate."""
     gates = [name for name, module in model.named_modules() if isinstance(module, StochasticGate)]
     copy = deepcopy(model).to("meta").eval()
     if gates:
@@ -134,14 +134,14 @@ def count_flops(model: nn.Module, input_size: Sequence[int]) -> tuple[int, list[
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
         copy(torch.empty(tuple(input_size), device="meta"))
-    root, counts = type(copy).__name__, counter.get_flop_counts()
-    saved = []
-    for name in gates:
-        flops = sum(counts.get(f"{root}.{name}", {}).values())
-        for shortcut in ("block.shortcut", "block.downsample"):  # what a dropped StochasticDepthBlock still computes
-            flops -= sum(counts.get(f"{root}.{name}.{shortcut}", {}).values())
-        saved.append(flops)
-    return counter.get_total_flops(), saved
+    counts = counter.get_flop_counts()
+
+    def flops(*path: str) -> int:
+        return sum(counts.get(".".join([type(copy).__name__, *filter(None, path)]), {}).values())
+
+    # A dropped StochasticDepthBlock still computes its shortcut.
+    kept = [flops(name, "block.shortcut") + flops(name, "block.downsample") for name in gates]
+    return counter.get_total_flops(), [flops(name) - rest for name, rest in zip(gates, kept, strict=True)]
 
 
 @torch.no_grad()
