@@ -1,5 +1,6 @@
 """Checkpoints of a run: written atomically, the last two kept, read back with a way out where one is damaged."""
 
+import io
 import os
 import re
 import uuid
@@ -33,7 +34,12 @@ def save(folder: Path, step: int, state: dict[str, Any]) -> Path:
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step_{step:09d}.pt"
-    write_atomically(path, lambda file: torch.save(state, file))
+    content = io.BytesIO()  # not into the file: a full disk would surface as an internal error of torch.save
+    torch.save(state, content)
+    try:
+        write_atomically(path, lambda file: file.write(content.getbuffer()))
+    except OSError as error:
+        raise OSError(f"{path} could not be written ({error.strerror}); the checkpoint before is intact") from None
     for old in checkpoints(folder)[_KEPT:]:
         old.unlink(missing_ok=True)
     return path

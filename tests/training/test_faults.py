@@ -1,0 +1,101 @@
+"""What the command lines say and return when something is wrong, and what survives it."""
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from stodepth_models.training import checkpoint
+from stodepth_models.training.cli import run_script
+from stodepth_models.training.outcome import Diverged, SettingsError
+from stodepth_models.training.signals import StopRequest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def launch(*arguments):
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(ROOT / "scripts" / "train.py"), *arguments]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_a_preempted_job_saves_and_asks_to_be_resumed(tmp_path):
+    process = launch(
+        "--data.name=fake", "--data.fake_images=4000", "--data.image_size=8", "--epochs=1000", "--optim.lr=0.01",
+        f"--output={tmp_path}", "--trackers=[]", "--checkpoint_steps=1", "--stop_at_chance=0",
+    )  # fmt: skip
+    while process.poll() is None and not checkpoint.checkpoints(tmp_path / "checkpoints"):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 75, err
+    assert "stopped by SIGTERM at step" in out
+    assert "go on with --resume" in out
+
+
+def test_a_wrong_output_is_one_line_and_code_2(tmp_path):
+    (tmp_path / "file").touch()
+    process = launch("--data.name=fake", f"--output={tmp_path / 'file' / 'run'}")
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert err.startswith("error: output: ")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(SettingsError("a"), 2), (ValueError("a"), 1), (OSError("a"), 1), (Diverged("a", None), 1)],
+)
+def test_errors_that_a_user_can_mend_are_one_line(error, code, capsys):
+    def main():
+        raise error
+
+    with pytest.raises(SystemExit) as left:
+        run_script(main)
+    assert left.value.code == code
+    assert capsys.readouterr().err.startswith("error: a")
+
+
+def test_a_full_disk_leaves_the_checkpoint_before_intact(tmp_path):
+    checkpoint.save(tmp_path, 1, {"x": torch.ones(3)})
+    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+        with pytest.raises(
+            OSError, match=r"step_000000002\.pt could not be written .*; the checkpoint before is intact"
+        ):
+            checkpoint.save(tmp_path, 2, {"x": torch.ones(100_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert [path.name for path in tmp_path.iterdir()] == ["step_000000001.pt"]
+    assert torch.equal(checkpoint.load_last(tmp_path, print)["x"], torch.ones(3))
+
+
+def test_the_last_two_checkpoints_are_kept_and_all_damaged_is_an_error(tmp_path):
+    for step in (5, 20, 100):
+        checkpoint.save(tmp_path, step, {"step": step})
+    assert [path.name for path in checkpoint.checkpoints(tmp_path)] == ["step_000000100.pt", "step_000000020.pt"]
+    for path in checkpoint.checkpoints(tmp_path):
+        path.write_bytes(b"PK")
+    said = []
+    with pytest.raises(ValueError, match=r"no checkpoint in .* can be read"):
+        checkpoint.load_last(tmp_path, said.append)
+    assert len(said) == 2
+    assert checkpoint.load_last(tmp_path / "none", print) is None
+
+
+def test_signals_are_noted_once_and_their_handlers_restored():
+    before = signal.getsignal(signal.SIGTERM)
+    with StopRequest() as stop:
+        assert stop.name == ""
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.name == "SIGTERM"
+        assert signal.getsignal(signal.SIGTERM) is before
+    assert signal.getsignal(signal.SIGTERM) is before
