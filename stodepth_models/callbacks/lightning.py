@@ -1,0 +1,127 @@
+"""Stochastic depth as a callback of Lightning. Imports ``lightning``."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+
+from .course import Course
+
+__all__ = ["StochasticDepth"]
+
+
+class StochasticDepth(Callback):
+    """Apply stochastic depth at the start of a fit, and let it grow over a share of the training.
+
+    Logs, at every training batch, ``stochastic_depth/survival_prob``, the mean over the blocks, and
+    ``stochastic_depth/flops`` and ``stochastic_depth/flops_share``, what a forward pass executes, expected over the
+    gates. The schedule is saved in the trainer's checkpoints and goes on from there. After the fit the model stays
+    stochastic; :func:`remove_stochastic_depth` makes it plain.
+
+    Args:
+        target_layer_name: this and the next three as in :func:`apply_stochastic_depth`.
+        stochastic_method: ``"block"``, ``"sample"``, ``"batch"``, ``"row"`` or ``"subset"``.
+        drop_rate: chance in ``[0, 1]``; None: the stochastic blocks that the model has stay as they are.
+        drop_distribution: ``"linear"`` or ``"uniform"``.
+        drop_warmup: share of the training, in ``[0, 1]``, over which survival falls from 1 to its values.
+        rescale: ``"train"``, ``"eval"`` or ``"none"``.
+        sync_gates: all ranks draw the same gates.
+        submodule: name of the part of the LightningModule that holds the blocks; None: all of it.
+        total_steps: optimizer steps of the training; None: Lightning's estimate.
+        input_size: ``(N, C, H, W)`` for counting FLOPs; None: the first tensor of the first batch.
+
+    Raises:
+        TypeError: a rate of the wrong type.
+        ValueError: a rate outside ``[0, 1]`` or nan.
+    """
+
+    def __init__(
+        self,
+        target_layer_name: str | type[nn.Module] | None = None,
+        stochastic_method: str = "block",
+        drop_rate: float | None = 0.2,
+        drop_distribution: str = "linear",
+        drop_warmup: float = 0.0,
+        *,
+        rescale: str = "train",
+        sync_gates: bool = False,
+        submodule: str | None = None,
+        total_steps: int | None = None,
+        input_size: Sequence[int] | None = None,
+    ) -> None:
+        options = {
+            "target_layer_name": target_layer_name,
+            "stochastic_method": stochastic_method,
+            "drop_distribution": drop_distribution,
+            "rescale": rescale,
+            "sync_gates": sync_gates,
+        }
+        self.submodule = submodule
+        self.total_steps = total_steps
+        self._course = Course(drop_rate, drop_warmup, input_size, options)
+        self._restored: dict[str, Any] | None = None
+        self._seen_steps = 0
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Make the model stochastic."""
+        model: nn.Module = pl_module if self.submodule is None else pl_module.get_submodule(self.submodule)
+        if type(model).forward is LightningModule.forward:
+            raise ValueError(
+                f"{type(model).__name__} has no forward, which counting FLOPs needs: name the network in it, "
+                "StochasticDepth(submodule=...)"
+            )
+        self._course.begin(model, self._total_steps(trainer))
+        self._restore()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Remember where the training resumes."""
+        self._seen_steps = trainer.global_step
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Log what this batch is trained with."""
+        if not self._course.counted:
+            self._course.count(self._course.input_size or _size(batch))
+        pl_module.log_dict(self._course.metrics(), batch_size=1)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Take a step of the schedule after each step of the optimizer."""
+        if trainer.global_step != self._seen_steps:
+            self._seen_steps = trainer.global_step
+            self._course.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the schedule's state."""
+        schedule = self._course.schedule
+        return {} if schedule is None else {"schedule": schedule.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over a schedule's state, now or when the fit starts."""
+        self._restored = state_dict.get("schedule")
+        self._restore()
+
+    def _restore(self) -> None:
+        if self._restored is not None and self._course.schedule is not None:
+            self._course.schedule.load_state_dict(self._restored)
+            self._restored = None
+
+    def _total_steps(self, trainer: Trainer) -> int:
+        if self.total_steps is not None or not self._course.drop_warmup:
+            return self.total_steps or 1
+        estimate = trainer.estimated_stepping_batches
+        if estimate == float("inf"):
+            raise ValueError("drop_warmup is a share of a training without end: give StochasticDepth(total_steps=...)")
+        return int(estimate)
+
+
+def _size(batch: Any) -> Sequence[int]:
+    values = list(batch.values()) if isinstance(batch, Mapping) else batch
+    first = values[0] if isinstance(values, (list, tuple)) and values else values
+    if not isinstance(first, Tensor):
+        raise ValueError(
+            f"FLOPs are counted for the first tensor of a batch, got {type(first).__name__}: "
+            "give StochasticDepth(input_size=(N, C, H, W))"
+        )
+    return first.shape
