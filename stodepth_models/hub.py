@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from huggingface_hub import ModelCard, ModelHubMixin, hf_hub_download
+from huggingface_hub import ModelCard, ModelHubMixin, constants, hf_hub_download
 from huggingface_hub.errors import HFValidationError
 from torchvision.models import get_model_builder
 
@@ -23,6 +23,7 @@ WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
 # What a configuration says beside the keyword arguments of its builder.
 BESIDE_ARGUMENTS = ("builder", "survival_probs", "dtype", "callables", "categories", "torch")
+REMOTE_OPTIONS = ("revision", "cache_dir", "force_download", "local_files_only", "token")
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
 
 Model = TypeVar("Model", bound="HubModel")
@@ -49,39 +50,46 @@ class HubModel(
         (save_directory / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
+    def from_pretrained(cls: type[Model], pretrained_model_name_or_path: str | Path, **options: Any) -> Model:
+        """Build a saved model again, with its weights, in evaluation mode.
+
+        Args:
+            pretrained_model_name_or_path: folder that ``save_pretrained`` wrote, or repository on the Hub.
+            **options: ``revision``, ``token``, ``cache_dir``, ``force_download`` and ``local_files_only`` of
+                ``huggingface_hub``, and keyword arguments of the builder, which take the place of the saved ones and
+                change no evaluation output.
+
+        Raises:
+            CheckpointError: the file is damaged, or ``save_pretrained`` did not write it.
+            DownloadError: neither a folder nor a repository that can be reached.
+            FileNotFoundError: the folder holds no weights.
+            ValueError: an option that is not allowed, or a model of the other family.
+        """
+        source = pretrained_model_name_or_path
+        if Path(source).is_dir():
+            return super().from_pretrained(source, **options)
+        try:
+            return super().from_pretrained(str(source), **options)
+        except HFValidationError:
+            raise DownloadError(f"{source} is neither a folder nor the name of a repository, org/name") from None
+        except OSError as error:
+            why = "HF_HUB_OFFLINE is set, and the cache lacks it" if constants.HF_HUB_OFFLINE else f"{error}"
+            raise DownloadError(f"{source} cannot be fetched: {type(error).__name__}: {why}") from error
+
+    @classmethod
     def _from_pretrained(
-        cls: type[Model],
-        *,
-        model_id: str,
-        revision: str | None,
-        cache_dir: str | Path | None,
-        force_download: bool,
-        local_files_only: bool,
-        token: str | bool | None,
-        config: Mapping[str, Any] | None = None,
-        **overrides: Any,
+        cls: type[Model], *, model_id: str, config: Mapping[str, Any] | None = None, **options: Any
     ) -> Model:
-        path = Path(model_id, WEIGHTS)
-        if not Path(model_id).is_dir():
-            try:
-                path = Path(
-                    hf_hub_download(
-                        model_id,
-                        WEIGHTS,
-                        revision=revision,
-                        cache_dir=cache_dir,
-                        force_download=force_download,
-                        local_files_only=local_files_only,
-                        token=token,
-                    )
-                )
-            except (OSError, HFValidationError) as error:
-                raise DownloadError(f"{model_id} cannot be fetched: {type(error).__name__}: {error}") from error
+        remote = {key: options.pop(key) for key in REMOTE_OPTIONS}
+        in_folder = Path(model_id).is_dir()
+        path = Path(model_id, WEIGHTS) if in_folder else Path(hf_hub_download(model_id, WEIGHTS, **remote))
+        if not path.is_file():
+            raise FileNotFoundError(f"the folder {model_id} holds no {WEIGHTS}")
         checkpoint = read_file(path, str(path))
         config = config if config and "builder" in config else checkpoint.config
         if config is None:
             raise CheckpointError(f"{model_id} was not saved by save_pretrained: build a model and use load_pretrained")
-        model = rebuild(config, overrides)
+        model = rebuild(config, options)
         if not isinstance(model, cls):
             raise ValueError(f"{model_id} holds a {type(model).__name__}, use {type(model).__name__}.from_pretrained")
         load_checkpoint(model, checkpoint)

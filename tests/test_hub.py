@@ -8,6 +8,7 @@ import pytest
 import torch
 from huggingface_hub import HfApi
 from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
@@ -159,4 +160,31 @@ def test_the_wrong_class_and_wrong_configurations_are_named(tmp_path):
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "builder": "alexnet"}))
     with pytest.raises(sdm.CheckpointError, match="names no builder of this package, got 'alexnet'"):
+        sdm.CifarResNet.from_pretrained(tmp_path)
+
+
+def test_sources_that_cannot_be_read_are_named(tmp_path, monkeypatch):
+    with pytest.raises(FileNotFoundError, match=r"holds no model\.safetensors"):
+        sdm.CifarResNet.from_pretrained(tmp_path)
+    with pytest.raises(sdm.DownloadError, match="nowhere/at/all is neither a folder nor the name of a repository"):
+        sdm.CifarResNet.from_pretrained("nowhere/at/all")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(sdm.DownloadError, match=r"someone/tiny cannot be fetched.*HF_HUB_OFFLINE is set"):
+        sdm.CifarResNet.from_pretrained("someone/tiny", cache_dir=tmp_path)
+
+
+def test_a_cached_repository_is_read_offline(tmp_path, monkeypatch):
+    model, repo, commit = tiny(mode="row"), tmp_path / "models--someone--tiny", "0" * 40
+    model.save_pretrained(repo / "snapshots" / commit)
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    twin = sdm.CifarResNet.from_pretrained("someone/tiny", cache_dir=tmp_path)
+    assert same_weights(model, twin)
+    assert repr(twin) == repr(model)
+
+
+def test_a_file_of_another_library_is_named(tmp_path):
+    save_file({"weight": torch.zeros(1)}, tmp_path / "model.safetensors")
+    with pytest.raises(sdm.CheckpointError, match="was not saved by save_pretrained: build a model and use load_pre"):
         sdm.CifarResNet.from_pretrained(tmp_path)
