@@ -1,0 +1,52 @@
+#!/usr/bin/env python3
+"""Run a recipe over seeds and settings.
+
+    python scripts/sweep.py configs/short_digits.yaml --seeds 1..5 --grid 'model.prob_0_L=[[1,1],[1,.5]]'
+
+Runs that are finished are skipped, runs that were stopped go on. --print shows the commands instead, --slurm FILE
+writes a job array. Arguments after -- go to every run.
+"""
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+from stodepth_models.training.cli import run_script
+from stodepth_models.training.engine import EXIT_RESUME_ME
+from stodepth_models.training.sweep import parse_grid, parse_seeds, plan, run_all, slurm_script
+
+
+def main() -> int:
+    """Parse, then run, print or write."""
+    options, extra = _parse()
+    seeds, grid = parse_seeds(options.seeds), parse_grid(options.grid)
+    runs = plan(options.configs, seeds, grid, options.output, extra)
+    program = [*shlex.split(options.launcher), str(Path(__file__).with_name("train.py"))]
+    if options.slurm:
+        options.output.mkdir(parents=True, exist_ok=True)
+        options.slurm.write_text(slurm_script(runs, program, EXIT_RESUME_ME, options.output), encoding="utf-8")
+        print(f"{len(runs)} runs: sbatch {options.slurm}")
+    elif options.print:
+        print("\n".join(shlex.join([*program, *run.arguments]) for run in runs if not run.finished))
+    else:
+        return run_all(runs, program, lambda text: print(text, flush=True), EXIT_RESUME_ME)
+    return 0
+
+
+def _parse() -> tuple[argparse.Namespace, list[str]]:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("configs", nargs="+", type=Path, help="YAML files of settings")
+    parser.add_argument("--seeds", default="0", help="1..5 or 1,2,7")
+    parser.add_argument("--grid", action="append", default=[], metavar="KEY=[VALUES]", help="may be given repeatedly")
+    parser.add_argument("-o", "--output", type=Path, default=Path("runs"), help="folder of the runs")
+    parser.add_argument("--launcher", default=sys.executable, help="such as 'torchrun --nproc-per-node 4'")
+    parser.add_argument("--print", action="store_true", help="print the commands of the runs that are left")
+    parser.add_argument("--slurm", type=Path, metavar="FILE", help="write a SLURM job array")
+    arguments = sys.argv[1:]
+    cut = arguments.index("--") if "--" in arguments else len(arguments)
+    return parser.parse_args(arguments[:cut]), arguments[cut + 1 :]
+
+
+if __name__ == "__main__":
+    run_script(main)

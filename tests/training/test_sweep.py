@@ -1,0 +1,109 @@
+"""A sweep plans, skips what is finished, goes on after failures, and writes job arrays that bash can run."""
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from stodepth_models.training.sweep import parse_grid, parse_seeds, plan, run_all, slurm_script
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPE = ROOT / "configs" / "short_digits.yaml"
+
+
+def program(tmp_path, body):
+    """A stand-in for train.py: ``folder`` is its output, ``seed`` its seed."""
+    file = tmp_path / "fake.py"
+    file.write_text(
+        "import sys, time, signal, pathlib\n"
+        "value = {a.partition('=')[0]: a.partition('=')[2] for a in sys.argv}\n"
+        "folder, seed = pathlib.Path(value['--output']), value['--seed']\n"
+        "folder.mkdir(parents=True, exist_ok=True)\n" + body
+    )
+    return [sys.executable, str(file)]
+
+
+def test_seeds_and_grids():
+    assert parse_seeds("1..5") == [1, 2, 3, 4, 5]
+    assert parse_seeds("3,1") == [3, 1]
+    assert parse_grid(["model.prob_0_L=[[1,1],[1,.5]]", "optim.lr=[0.1]"]) == {
+        "model.prob_0_L": [[1, 1], [1, 0.5]],
+        "optim.lr": [0.1],
+    }
+    for text in ("", "1-5", "a", "5..1"):
+        with pytest.raises(ValueError, match=r"--seeds must be like 1\.\.5"):
+            parse_seeds(text)
+    for text in ("optim.lr", "optim.lr=3", "=[1]"):
+        with pytest.raises(ValueError, match="--grid must be like"):
+            parse_grid([text])
+
+
+def test_a_plan_holds_all_combinations_and_is_checked_before_anything_runs(tmp_path, capsys):
+    runs = plan([RECIPE], [1, 2], {"model.prob_0_L": [[1, 1], [1, 0.5]], "optim.lr": [0.1, 0.2]}, tmp_path)
+    assert len(runs) == len({run.folder for run in runs}) == 8
+    assert runs[0].folder == tmp_path / "short_digits-prob_0_L_1-1-lr_0.1" / "seed1"
+    assert "--model.prob_0_L=[1, 1]" in runs[0].arguments
+    with pytest.raises(SystemExit, match="2"):
+        plan([RECIPE], [1], {"model.prob_0_L": [[1, 3]]}, tmp_path)
+    assert "model.prob_0_L must be in [0, 1], got 3" in capsys.readouterr().err
+
+
+def test_finished_runs_are_skipped_failures_do_not_stop_and_a_signal_does(tmp_path):
+    runs = plan([RECIPE], [1, 2, 3], {}, tmp_path / "runs")
+    fails = program(tmp_path, "if seed == '2': sys.exit(1)\n(folder / 'result.json').write_text('{}')\n")
+    said = []
+    assert run_all(runs, fails, said.append, 75) == 1
+    assert [run.finished for run in runs] == [True, False, True]
+    assert said[-1] == f"1 of 3 runs failed: {runs[1].folder}"
+    stops = program(tmp_path, "sys.exit(75)\n")
+    assert run_all(runs, stops, said.append, 75) == 75
+    assert said[-2:] == [f"[1/3] {runs[0].folder}: finished before", f"[2/3] {runs[1].folder}"]
+
+
+def test_the_command_prints_and_writes_job_arrays(tmp_path):
+    command = [sys.executable, str(ROOT / "scripts" / "sweep.py"), str(RECIPE), "--seeds=1..2",
+               "--grid=model.prob_0_L=[[1,1],[1,.5]]", f"-o={tmp_path}", "--print", "--", "--epochs=2"]  # fmt: skip
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    out = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert len(out) == 4
+    assert "--epochs=2" in shlex.split(out[3])
+    assert "--model.prob_0_L=[1, 0.5]" in shlex.split(out[3])
+
+
+def slurm(tmp_path, body, task):
+    runs = plan([RECIPE], [1, 2], {"model.prob_0_L": [[1, 0.5]]}, tmp_path / "my runs")
+    script = tmp_path / "array.sh"
+    script.write_text(slurm_script(runs, program(tmp_path, body), 75, tmp_path))
+    (tmp_path / "scontrol").write_text(f'#!/bin/bash\necho "$@" > {tmp_path}/requeued\n')
+    (tmp_path / "scontrol").chmod(0o755)
+    environment = os.environ | {"SLURM_ARRAY_TASK_ID": str(task), "SLURM_ARRAY_JOB_ID": "9",
+                                "PATH": f"{tmp_path}:{os.environ['PATH']}"}  # fmt: skip
+    return runs, subprocess.Popen(["bash", str(script)], env=environment)
+
+
+def test_a_task_of_the_array_runs_its_run(tmp_path):
+    runs, job = slurm(tmp_path, "import json; (folder / 'result.json').write_text(json.dumps(sys.argv[1:]))\n", 1)
+    assert job.wait(30) == 0
+    assert json.loads((runs[1].folder / "result.json").read_text()) == list(runs[1].arguments)
+    assert not runs[0].finished
+    assert not (tmp_path / "requeued").exists()
+
+
+def test_a_task_that_loses_its_machine_is_queued_again(tmp_path):
+    body = (
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))\n"
+        "(folder / 'started').touch()\n"
+        "for _ in range(300): time.sleep(0.1)\n"
+    )
+    runs, job = slurm(tmp_path, body, 0)
+    while job.poll() is None and not (runs[0].folder / "started").exists():
+        time.sleep(0.01)
+    job.send_signal(signal.SIGTERM)
+    assert job.wait(30) == 75
+    assert (tmp_path / "requeued").read_text() == "requeue 9_0\n"
