@@ -20,7 +20,7 @@ from torch import Tensor
 from .errors import CheckpointError
 from .keys import CLASSIFIER, canonical_names, unwrap
 
-__all__ = ["HEADER", "Checkpoint", "read_config", "read_file", "read_mapping", "write_file"]
+__all__ = ["HEADER", "Checkpoint", "parse_config", "read_config", "read_file", "read_mapping", "write_file"]
 
 HEADER = "stodepth_models"  # entry of a safetensors header that holds our configuration, as JSON
 
@@ -112,7 +112,7 @@ def read_config(path: Path) -> Mapping[str, Any] | None:
     beside = path.with_name("config.json")
     if path.stem not in ("model", "pytorch_model") or not beside.is_file():
         return None
-    return _checked_config(beside.read_bytes(), str(beside))
+    return parse_config(beside.read_bytes(), str(beside))
 
 
 def write_file(path: Path, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
@@ -133,7 +133,7 @@ def _read_safetensors(path: Path, name: str) -> tuple[dict[str, Tensor], Mapping
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except Exception as error:  # whatever a damaged header provokes
         raise CheckpointError(f"{name} is a damaged safetensors file: {error}") from error
-    return tensors, _checked_config(metadata[HEADER], name) if HEADER in metadata else None
+    return tensors, parse_config(metadata[HEADER], name) if HEADER in metadata else None
 
 
 def _read_pickle(path: Path, name: str) -> Any:
@@ -158,8 +158,12 @@ def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 
-def _checked_config(text: str | bytes, name: str) -> Mapping[str, Any] | None:
-    """Parse a configuration; None for a file of another library."""
+def parse_config(text: str | bytes, name: str) -> Mapping[str, Any] | None:
+    """Parse a configuration; None for one of another library.
+
+    Raises:
+        CheckpointError: no JSON, or values that are not allowed.
+    """
     try:
         config = json.loads(text)
     except ValueError as error:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from .connections import GatedBlock, Scaling, affine
 from .layers import StochasticResidual
 
 __all__ = ["fold_into", "fold_rescale", "gated_blocks"]
@@ -30,11 +31,11 @@ def fold_into(state: dict[str, Tensor], model: nn.Module, scales: Sequence[float
     Args:
         state: weights of the source under the names of ``model``; its tensors are left as they are.
         model: the target.
-        scales: evaluation scale of each gated block of the source, in forward order; None: 1 for all of them.
+        scales: evaluation scale of each gated residual of the source, in forward order; None: 1 for all of them.
 
     Raises:
-        ValueError: a list of another length, a target that scales a living branch by 0, or a branch without a
-            normalisation to fold a scale into.
+        ValueError: a list of another length, a target that scales a living branch by 0, or a branch that does not end
+            in a layer to fold a scale into.
     """
     blocks = gated_blocks(model)
     sources = [1.0] * len(blocks) if scales is None else list(scales)
@@ -49,9 +50,12 @@ def fold_into(state: dict[str, Tensor], model: nn.Module, scales: Sequence[float
                 f"{name} scales its branch by {source:g} in the source and by survival_prob=0 here, which no weights "
                 "make up for: choose a survival probability above 0, or rescale='train' or 'none'"
             )
-        for key in _affine_names(name, block):
-            if key in folded:
-                folded[key] = _times(folded[key], source / gate.eval_scale)
+        powers = {id(tensor): power for tensor, power in _scaling(name, block, gate)}
+        held = [*block.named_parameters(remove_duplicate=False), *block.named_buffers(remove_duplicate=False)]
+        for part, tensor in held:
+            key = f"{name}.{part}" if name else part
+            if id(tensor) in powers and key in folded:
+                folded[key] = _times(folded[key], source / gate.eval_scale, powers[id(tensor)])
     return folded
 
 
@@ -60,38 +64,34 @@ def fold_rescale(model: nn.Module) -> None:
     """Move every evaluation scale into the weights, in place: ``rescale="none"``, same evaluation outputs.
 
     Args:
-        model: a model with stochastic residuals, such as those of this package's builders.
+        model: a model with stochastic residuals, of this package's builders or after
+            :func:`apply_stochastic_depth`.
 
     Raises:
-        ValueError: a scaled branch does not end in a normalisation. The model is left as it was.
+        ValueError: a scaled branch does not end in a layer with a weight. The model is left as it was.
     """
     blocks = gated_blocks(model)
-    norms = [_affine(name, block) if gate.eval_scale != 1.0 else [] for name, block, gate in blocks]
-    for (_, _, gate), tensors in zip(blocks, norms, strict=True):
-        for tensor in tensors:
-            tensor.copy_(_times(tensor, gate.eval_scale))
+    scalings = [_scaling(name, block, gate) if gate.eval_scale != 1.0 else [] for name, block, gate in blocks]
+    for (_, _, gate), scaling in zip(blocks, scalings, strict=True):
+        for tensor, power in scaling:
+            tensor.copy_(_times(tensor, gate.eval_scale, power))
         gate.rescale = "none"
 
 
-def _affine(name: str, block: nn.Module) -> list[Tensor]:
-    """Weight and bias of the normalisation that ends the branch; a bias may be missing, a weight may not."""
-    norm = getattr(block, "last_norm", None)
-    weight, bias = getattr(norm, "weight", None), getattr(norm, "bias", None)
-    if not isinstance(weight, Tensor):
+def _scaling(name: str, block: nn.Module, gate: StochasticResidual) -> Scaling:
+    """The weights that scale the branch of one gate."""
+    try:
+        if isinstance(block, GatedBlock):
+            return block.connections[block.gates.index(gate)].scaling(block)
+        return affine(getattr(block, "last_norm", None))
+    except ValueError as error:
         raise ValueError(
-            f"{name} must end its branch in a normalisation with a weight, into which its evaluation scale is folded; "
-            f"got {type(norm).__name__}"
-        )
-    return [weight, bias] if isinstance(bias, Tensor) else [weight]
+            f"the evaluation scale of {name} cannot be folded into its weights: {error}; use rescale='train'"
+        ) from None
 
 
-def _affine_names(name: str, block: nn.Module) -> list[str]:
-    """Names in the state dict of what :func:`_affine` returns."""
-    wanted = {id(tensor) for tensor in _affine(name, block)}
-    held = [*block.named_parameters(remove_duplicate=False), *block.named_buffers(remove_duplicate=False)]
-    return [f"{name}.{key}" if name else key for key, tensor in held if id(tensor) in wanted]
-
-
-def _times(tensor: Tensor, factor: float) -> Tensor:
-    """The product, computed in double precision and rounded once."""
-    return (tensor.double() * factor).to(tensor.dtype)
+def _times(tensor: Tensor, factor: float, power: int) -> Tensor:
+    """The product with a power of the factor, computed in double precision and rounded once."""
+    if factor == 0.0 and power <= 0:  # the branch is gone, whatever the rest of it computes
+        return tensor
+    return (tensor.double() * factor**power).to(tensor.dtype)

@@ -10,7 +10,7 @@ from huggingface_hub import ModelCard, ModelHubMixin, constants, hf_hub_download
 from huggingface_hub.errors import HFValidationError
 from torchvision.models import get_model_builder
 
-from .checkpoints import read_file, write_file
+from .checkpoints import parse_config, read_file, write_file
 from .errors import CheckpointError, DownloadError
 from .hints import builder_names
 from .recipe import Recorded, describe
@@ -86,7 +86,7 @@ class HubModel(
         if not path.is_file():
             raise FileNotFoundError(f"the folder {model_id} holds no {WEIGHTS}")
         checkpoint = read_file(path, str(path))
-        config = config if config and "builder" in config else checkpoint.config
+        config = parse_config(json.dumps(config), f"{model_id}/{CONFIG}") or checkpoint.config
         if config is None:
             raise CheckpointError(f"{model_id} was not saved by save_pretrained: build a model and use load_pretrained")
         model = rebuild(config, options)

@@ -41,6 +41,15 @@ def test_a_plain_resnet_loads_into_torchvision():
     assert torch.equal(twin(x), plain(x))
 
 
+def test_surgery_on_a_torchvision_model_can_be_undone_by_conversion():
+    torch.manual_seed(0)
+    model, x = randomise_norms(torchvision.models.resnet18()).eval(), torch.randn(2, 3, 64, 64)
+    sdm.apply_stochastic_depth(model, drop_rate=0.5, rescale="eval")
+    plain = sdm.to_torchvision(model)
+    torch.testing.assert_close(plain(x), model(x), rtol=0, atol=1e-5)
+    assert b"stodepth" not in pickle.dumps(plain)
+
+
 def test_what_torchvision_has_no_class_for_is_refused():
     with pytest.raises(ValueError, match=r"torchvision has no CifarResNet: use fold_rescale\(model\)"):
         sdm.to_torchvision(sdm.cifar_resnet20_stodepth_lineardecay())

@@ -1,7 +1,9 @@
 """Evaluation scales move into the weights, and the function stays."""
 
 import pytest
+import timm
 import torch
+import torchvision
 from randomised import randomise_norms
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
@@ -50,12 +52,24 @@ def test_a_branch_without_a_norm_is_refused_and_nothing_changes():
     model = tiny()
     model.layer3[2].bn2 = nn.BatchNorm2d(64, affine=False)
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    with pytest.raises(
-        ValueError, match=r"layer3\.2 must end its branch in a normalisation with a weight.*BatchNorm2d"
-    ):
+    with pytest.raises(ValueError, match=r"scale of layer3\.2 cannot be folded.*ends in BatchNorm2d without a weight"):
         sdm.fold_rescale(model)
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
     assert {gate.rescale for _, _, gate in gated_blocks(model)} == {"eval"}
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: timm.create_model("resnet18"), torchvision.models.resnet18, torchvision.models.swin_t]
+)
+def test_models_of_others_fold_and_load_too(make):
+    torch.manual_seed(0)
+    source, x = randomise_norms(make()).eval(), torch.randn(2, 3, 64, 64)
+    target = make().eval()
+    sdm.apply_stochastic_depth(target, drop_rate=0.5, rescale="eval")
+    sdm.load_pretrained(target, source.state_dict())
+    torch.testing.assert_close(target(x), source(x), rtol=0, atol=1e-4)
+    sdm.fold_rescale(target)
+    torch.testing.assert_close(target(x), source(x), rtol=0, atol=1e-4)
 
 
 def test_scales_of_another_network_are_refused():
