@@ -1,9 +1,14 @@
 """Callbacks of Lightning and the Hugging Face Trainer, each in a real fit on tiny data."""
 
+import enum
 import json
 import logging
+import re
 import subprocess
 import sys
+import types
+from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 import pytest
@@ -234,3 +239,21 @@ def _quiet():
     logger.setLevel(logging.ERROR)
     yield
     logger.setLevel(level)
+
+
+def test_the_documented_snippets_run(monkeypatch):
+    """Composer has no release for this PyTorch: its event loop is played, with what its Algorithm is called by."""
+    core = types.ModuleType("composer.core")
+    core.Algorithm, core.Event = object, enum.Enum("Event", ["INIT", "FIT_START", "BATCH_END"])
+    monkeypatch.setitem(sys.modules, "composer", types.ModuleType("composer"))
+    monkeypatch.setitem(sys.modules, "composer.core", core)
+    page = (Path(__file__).parents[1] / "docs" / "surgery.md").read_text(encoding="utf-8")
+    space: dict[str, Any] = {"__name__": "snippets"}
+    for snippet in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(snippet, space)
+    assert 0 < space["mutual_information"].max() < space["entropy"].max()
+    algorithm, state = space["StochasticDepth"](), types.SimpleNamespace(model=network())
+    for event in (core.Event.INIT, core.Event.FIT_START, *[core.Event.BATCH_END] * 50):
+        if algorithm.match(event, state):
+            algorithm.apply(event, state, logger=None)
+    assert survival_probs(state.model) == pytest.approx([1 - 0.5 * (i + 1) / 4 * 0.2 for i in range(4)])
