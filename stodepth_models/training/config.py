@@ -7,7 +7,17 @@ from typing import Any, Literal
 
 from .checks import at_least, model_name, positive, within
 
-__all__ = ["DATASETS", "DataConfig", "EvaluateConfig", "ModelConfig", "OptimConfig", "TrainConfig", "differences"]
+__all__ = [
+    "DATASETS",
+    "DataConfig",
+    "EvaluateConfig",
+    "ModelConfig",
+    "OptimConfig",
+    "TrainConfig",
+    "differences",
+    "flatten",
+    "same_computation",
+]
 
 DATASETS = Literal[
     "cifar10", "cifar100", "svhn", "cinic10", "folder", "imagenet", "fashion_mnist", "digits", "fake"
@@ -95,6 +105,7 @@ class DataConfig:
         std: of each channel; goes with ``mean``.
         unreadable: ``"stop"`` at an image that cannot be read, or ``"skip"`` it with a warning.
         workers: processes that decode large images.
+        label: what tables and plots call the data set; none given: its usual name, or that of ``root``.
         fake_images: number of images of ``fake``; a fifth as many for validation and for the test.
         fake_classes: number of classes of ``fake``.
     """
@@ -112,6 +123,7 @@ class DataConfig:
     std: tuple[float, float, float] | None = None
     unreadable: Literal["stop", "skip"] = "stop"
     workers: int = 2
+    label: str | None = None
     fake_images: int = 500
     fake_classes: int = 10
 
@@ -254,7 +266,8 @@ class EvaluateConfig:
 
 # What may differ between a run and its continuation: where it lies and how it is watched, not what it computes.
 _FREE = ("output", "resume", "progress", "trackers", "log_steps", "checkpoint_minutes", "checkpoint_steps",
-         "stop_at_chance", "data.workers", "data.cache", "data.download", "data.root")  # fmt: skip
+         "stop_at_chance", "data.workers", "data.cache", "data.download", "data.root",
+         "data.label")  # fmt: skip
 
 
 def differences(saved: dict[str, Any], config: TrainConfig) -> list[str]:
@@ -267,6 +280,11 @@ def differences(saved: dict[str, Any], config: TrainConfig) -> list[str]:
     then, now = flatten(saved), flatten(dataclasses.asdict(config))
     keys = [key for key in now if key not in _FREE]
     return [f"{key} was {then.get(key)}, is {now[key]}" for key in keys if then.get(key) != now[key]]
+
+
+def same_computation(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the flat settings that shape a computation, without those of where it lies and how it is watched."""
+    return {key: value for key, value in flatten(settings).items() if key not in _FREE}
 
 
 def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,0 +1,117 @@
+"""Plots of a data set's runs: colour-blind-safe, labelled, with units."""
+
+import statistics
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from .results import Group
+
+__all__ = ["plots"]
+
+# Okabe and Ito, "Color Universal Design" (2008); yellow is left out, which is too pale for lines.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+_LINES = ("-", "--", "-.", ":")
+_MARKERS = "os^DvPX"
+
+
+def plots(dataset: str, groups: Sequence[Group]) -> dict[str, Figure]:
+    """Return the plots of one data set by file name.
+
+    Args:
+        dataset: name for the titles.
+        groups: its groups of runs.
+    """
+    drawn = {
+        "error_over_epochs": _figure(dataset, groups, _error_over_epochs),
+        "survival_by_depth": _figure(dataset, groups, _survival_by_depth),
+        "time_per_epoch": _bars(dataset, groups),
+    }
+    if len({group.last_prob for group in groups}) > 1:
+        drawn["error_against_p_L"] = _figure(dataset, groups, _error_against_p_l)
+    return drawn
+
+
+def _figure(dataset: str, groups: Sequence[Group], draw: Callable[[Axes, Sequence[Group]], None]) -> Figure:
+    figure = Figure(figsize=(6.4, 4.2 + 0.24 * len(groups)), layout="constrained")
+    axes = figure.add_subplot()
+    draw(axes, groups)
+    axes.set_title(dataset)
+    axes.grid(alpha=0.3, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    handles, _ = axes.get_legend_handles_labels()
+    if handles:
+        figure.legend(loc="outside lower center", ncols=1, frameon=False, fontsize="small")
+    return figure
+
+
+def _style(number: int) -> dict[str, Any]:
+    return {"color": _COLOURS[number % len(_COLOURS)], "linestyle": _LINES[number // len(_COLOURS) % len(_LINES)]}
+
+
+def _error_over_epochs(axes: Axes, groups: Sequence[Group]) -> None:
+    for number, group in enumerate(groups):
+        curves = [run.curve for run in group.runs.values()]
+        length = min(map(len, curves))
+        columns = [[curve[epoch] for curve in curves] for epoch in range(length)]
+        epochs, mean = range(1, length + 1), [statistics.fmean(column) for column in columns]
+        axes.plot(epochs, mean, label=f"{group.label} (n = {len(curves)})", linewidth=1.6, **_style(number))
+        if len(curves) > 1:
+            spread = [statistics.stdev(column) for column in columns]
+            low, high = ([m + sign * s for m, s in zip(mean, spread, strict=True)] for sign in (-1, 1))
+            axes.fill_between(epochs, low, high, color=_style(number)["color"], alpha=0.18, linewidth=0)
+    splits = {run.curve_split for group in groups for run in group.runs.values()}
+    axes.set_xlabel("Epoch")
+    axes.set_ylabel(f"{' / '.join(sorted(splits)).capitalize()} error (%)")
+    axes.set_ylim(bottom=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _survival_by_depth(axes: Axes, groups: Sequence[Group]) -> None:
+    for number, group in enumerate(groups):
+        probs = next(iter(group.runs.values())).rows[-1]["survival"]
+        axes.plot(
+            range(1, len(probs) + 1), probs, label=group.label, linewidth=1.4, markersize=4,
+            marker=_MARKERS[number % len(_MARKERS)], markevery=max(1, len(probs) // 20), **_style(number),
+        )  # fmt: skip
+    axes.set_xlabel("Residual block, from the input")
+    axes.set_ylabel("Survival probability in the last epoch")
+    axes.set_ylim(0, 1.05)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _error_against_p_l(axes: Axes, groups: Sequence[Group]) -> None:
+    bases = list(dict.fromkeys(group.base for group in groups))
+    for number, base in enumerate(bases):
+        family = sorted((group for group in groups if group.base == base), key=lambda group: group.last_prob)
+        errors = [group.values("best_error") for group in family]
+        spread = [statistics.stdev(values) if len(values) > 1 else 0.0 for values in errors]
+        axes.errorbar(
+            [group.last_prob for group in family], [statistics.fmean(values) for values in errors], spread, capsize=3,
+            label=family[0].label.split(",")[0], marker=_MARKERS[number % len(_MARKERS)], **_style(number),
+        )  # fmt: skip
+    splits = {run.split for group in groups for run in group.runs.values()}
+    axes.set_xlabel(r"Survival probability of the last block, $p_L$")
+    axes.set_ylabel(f"{' / '.join(sorted(splits)).capitalize()} error at the best epoch (%)")
+
+
+def _bars(dataset: str, groups: Sequence[Group]) -> Figure:
+    figure = Figure(figsize=(6.4, 1.4 + 0.45 * len(groups)), layout="constrained")
+    axes = figure.add_subplot()
+    seconds = [group.seconds_per_epoch() for group in groups]
+    spread = [statistics.stdev(values) if len(values) > 1 else 0.0 for values in seconds]
+    colours = [_style(number)["color"] for number in range(len(groups))]
+    axes.barh(
+        [group.label for group in groups], [statistics.fmean(values) for values in seconds], xerr=spread,
+        color=colours, height=0.6, capsize=3,
+    )  # fmt: skip
+    axes.invert_yaxis()
+    axes.set_title(dataset)
+    axes.set_xlabel("Training time per epoch (s)")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="x", alpha=0.3, linewidth=0.6)
+    axes.set_axisbelow(True)
+    return figure

@@ -1,0 +1,91 @@
+"""Tables, plots and one page of all finished runs below a folder."""
+
+import base64
+import html
+import re
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+
+from .plots import plots
+from .results import Group, group_runs, read_runs
+from .tables import HEADINGS, lines, to_csv, to_latex, to_markdown
+
+__all__ = ["write_report"]
+
+_NOTE = (
+    "Mean ± standard deviation over seeds. The best epoch is that of the best validation accuracy. The difference is "
+    "that to the run of constant depth with the same seed and settings. Executed FLOPs are those of the forward pass "
+    "expected over the gates, as a share of the full network."
+)
+_STYLE = (
+    "body{font:16px/1.5 system-ui,sans-serif;max-width:64rem;margin:2rem auto;padding:0 1rem;color:#1a1a1a}"
+    "table{border-collapse:collapse;font-size:.85rem;display:block;overflow-x:auto}"
+    "th,td{padding:.35rem .7rem;border-bottom:1px solid #ddd;text-align:right;font-variant-numeric:tabular-nums}"
+    "th:first-child,td:first-child{text-align:left}th{border-bottom:2px solid #888;vertical-align:bottom}"
+    "figure{margin:1.5rem 0}img{max-width:100%;height:auto}"
+)
+
+
+def write_report(runs: Path, output: Path) -> tuple[int, list[Path]]:
+    """Write ``<data set>.md``, ``.tex``, ``.csv``, plots as PNG and SVG, and a self-contained ``index.html``.
+
+    Args:
+        runs: folder of runs, at any depth.
+        output: folder of the report.
+
+    Returns:
+        How many runs are in it, and the folders of runs that are not finished and left out.
+
+    Raises:
+        ValueError: there is no finished run.
+    """
+    records, unfinished = read_runs(runs)
+    if not records:
+        raise ValueError(f"no run in {runs} is finished: go on with --resume")
+    output.mkdir(parents=True, exist_ok=True)
+    parts = []
+    for dataset, members in groupby(group_runs(records), key=lambda group: group.dataset):
+        parts.append(_write_dataset(dataset, list(members), output))
+    page = _page(parts, unfinished)
+    (output / "index.html").write_text(page, encoding="utf-8")
+    return len(records), unfinished
+
+
+def _write_dataset(dataset: str, groups: Sequence[Group], output: Path) -> str:
+    """Write the files of one data set and return its part of the page."""
+    stem = re.sub(r"\W+", "_", dataset).strip("_").lower()
+    table = lines(groups)
+    (output / f"{stem}.md").write_text(f"### {dataset}\n\n{to_markdown(table)}\n{_NOTE}\n", encoding="utf-8")
+    (output / f"{stem}.tex").write_text(to_latex(table, f"{dataset}. {_NOTE}"), encoding="utf-8")
+    (output / f"{stem}.csv").write_text(to_csv(table), encoding="utf-8")
+    pictures = []
+    for name, figure in plots(dataset, groups).items():
+        path = output / f"{stem}_{name}.svg"
+        figure.savefig(path, metadata={"Date": None})
+        figure.savefig(path.with_suffix(".png"), dpi=200)
+        pictures.append(_picture(path, f"{dataset}: {name.replace('_', ' ')}"))
+    return f"<h2>{html.escape(dataset)}</h2>\n{_html_table(to_markdown(table))}\n{''.join(pictures)}"
+
+
+def _page(parts: Sequence[str], unfinished: Sequence[Path]) -> str:
+    left_out = "".join(f"<li>{html.escape(str(path))}</li>" for path in unfinished)
+    note = f"<h2>Not finished, left out</h2><ul>{left_out}</ul>" if left_out else ""
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Stochastic depth: runs</title>'
+        '<meta name="viewport" content="width=device-width"><link rel="icon" href="data:,">'
+        f"<style>{_STYLE}</style></head><body>\n<h1>Stochastic depth: runs</h1>\n<p>{_NOTE}</p>\n"
+        f"{''.join(parts)}{note}\n</body></html>\n"
+    )
+
+
+def _html_table(markdown: str) -> str:
+    rows = [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in markdown.splitlines()[2:]]
+    head = "".join(f"<th>{html.escape(heading)}</th>" for heading in HEADINGS)
+    body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _picture(path: Path, text: str) -> str:
+    content = base64.b64encode(path.read_bytes()).decode()
+    return f'<figure><img alt="{html.escape(text)}" src="data:image/svg+xml;base64,{content}"></figure>\n'

@@ -1,0 +1,168 @@
+"""Finished runs, read from their folders and grouped: one group for each setting, one run of it for each seed."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .config import same_computation
+from .outputs import RunFolder
+
+__all__ = ["Group", "Record", "group_runs", "read_runs"]
+
+_NAMES = {
+    "cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "svhn": "SVHN", "cinic10": "CINIC-10", "imagenet": "ImageNet",
+    "fashion_mnist": "Fashion-MNIST", "digits": "Digits (8x8)", "fake": "Made-up images",
+}  # fmt: skip
+_STOCHASTIC = (
+    "model.prob_0_L", "model.stoch_depth_probability", "model.final_stoch_depth_probability", "model.ramp_epochs",
+    "model.mult_flag", "model.mode", "model.rescale", "model.depth_rule", "model.sync_gates",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Record:
+    """One finished run.
+
+    Attributes:
+        settings: by dotted name.
+        dataset: what tables call it.
+        rows: metrics, one dict an epoch.
+        result: final figures.
+    """
+
+    settings: dict[str, Any]
+    dataset: str
+    rows: list[dict[str, Any]]
+    result: dict[str, Any]
+
+    @property
+    def seed(self) -> int:
+        """Seed of the run."""
+        return self.settings["seed"]
+
+    @property
+    def split(self) -> str:
+        """Images of the final error: ``"test"``, or ``"validation"`` where there are no test images."""
+        return "validation" if self.result["test_error_best"] is None else "test"
+
+    @property
+    def best_error(self) -> float:
+        """Error in percent at the best validation epoch."""
+        return self.result["best_valid_error" if self.split == "validation" else "test_error_best"]
+
+    @property
+    def last_error(self) -> float:
+        """Error in percent at the last epoch."""
+        return self.curve[-1] if self.split == "validation" else self.result["test_error_last"]
+
+    @property
+    def curve(self) -> list[float]:
+        """Error in percent after each epoch, on test images where they were evaluated each time."""
+        key = "test" if all("test" in row for row in self.rows) else "valid"
+        return [100 * (1 - row[key]["top1"]) for row in self.rows]
+
+    @property
+    def curve_split(self) -> str:
+        """Images of the curve."""
+        return "test" if all("test" in row for row in self.rows) else "validation"
+
+
+@dataclass
+class Group:
+    """Runs that differ in their seed alone.
+
+    Attributes:
+        label: model and depth.
+        dataset: what tables call it.
+        settings: without the seed.
+        runs: by seed.
+    """
+
+    label: str
+    dataset: str
+    settings: dict[str, Any]
+    runs: dict[int, Record] = field(default_factory=dict)
+
+    @property
+    def constant(self) -> bool:
+        """Whether no block is ever dropped."""
+        return all(prob == 1.0 for run in self.runs.values() for row in run.rows for prob in row["survival"])
+
+    @property
+    def last_prob(self) -> float:
+        """Survival probability of the last block in the last epoch."""
+        return next(iter(self.runs.values())).rows[-1]["survival"][-1]
+
+    @property
+    def base(self) -> str:
+        """Everything but stochastic depth: groups of the same base are compared with each other."""
+        return json.dumps({key: value for key, value in self.settings.items() if key not in _STOCHASTIC})
+
+    def values(self, name: str) -> list[float]:
+        """Return an attribute of each run, in the order of the seeds."""
+        return [getattr(self.runs[seed], name) for seed in sorted(self.runs)]
+
+    def seconds_per_epoch(self) -> list[float]:
+        """Return the training time of an epoch, in seconds, of each run."""
+        return [run.result["train_seconds"] / len(run.rows) for run in self.runs.values()]
+
+
+def read_runs(folder: Path) -> tuple[list[Record], list[Path]]:
+    """Return the finished runs below a folder, and the folders of those that are not finished.
+
+    Raises:
+        ValueError: there is no run at all.
+    """
+    found = sorted(path.parent for path in folder.rglob("config.json") if path.with_name("metrics.jsonl").exists())
+    if not found:
+        raise ValueError(f"{folder} holds no run (no config.json beside a metrics.jsonl)")
+    unfinished = [path for path in found if not RunFolder(path).result.exists()]
+    return [_read(RunFolder(path)) for path in found if path not in unfinished], unfinished
+
+
+def group_runs(records: Iterable[Record]) -> list[Group]:
+    """Return the groups, by data set, then model, then from constant depth to the most stochastic."""
+    groups: dict[str, Group] = {}
+    for record in records:
+        settings = {key: value for key, value in record.settings.items() if key != "seed"}
+        key = json.dumps([record.dataset, settings], sort_keys=True)
+        group = groups.setdefault(key, Group("", record.dataset, settings))
+        group.runs[record.seed] = record
+    ordered = sorted(groups.values(), key=lambda g: (g.dataset, g.settings["model.name"], -g.last_prob))
+    _name(ordered)
+    return ordered
+
+
+def _read(folder: RunFolder) -> Record:
+    saved = json.loads(folder.config.read_text(encoding="utf-8"))["settings"]
+    data = saved["data"]
+    root = Path(str(data["root"])).name.split(".")[0]
+    dataset = data.get("label") or _NAMES.get(data["name"], root)
+    result = json.loads(folder.result.read_text(encoding="utf-8"))
+    return Record(same_computation(saved), dataset, folder.rows(), result)
+
+
+def _name(groups: list[Group]) -> None:
+    """Give each group its model and depth as a label, and whatever else tells it from its namesakes."""
+    for group in groups:
+        model = group.settings["model.name"].removesuffix("_stodepth_lineardecay")
+        group.label = f"{model}, {'constant depth' if group.constant else _depth(group)}"
+    for group in groups:
+        namesakes = [g for g in groups if g.label.split(" [")[0] == group.label and g.dataset == group.dataset]
+        if len(namesakes) > 1:
+            keys = sorted({key for g in namesakes for key in g.settings})
+            differing = [k for k in keys if len({json.dumps(g.settings.get(k)) for g in namesakes}) > 1]
+            suffixes = [", ".join(f"{k.split('.')[-1]}={g.settings.get(k)}" for k in differing) for g in namesakes]
+            for namesake, suffix in zip(namesakes, suffixes, strict=True):
+                namesake.label += f" [{suffix}]"
+
+
+def _depth(group: Group) -> str:
+    if group.settings["model.stoch_depth_probability"] is not None:
+        text = f"p {group.settings['model.stoch_depth_probability']:g} to {group.last_prob:g} over the epochs"
+    else:
+        text = f"p_L = {group.last_prob:g}"
+    mode = group.settings["model.mode"]
+    return text if mode == "batch" else f"{text}, {mode}"

@@ -1,0 +1,167 @@
+"""Tables against figures worked out by hand, plots that show what they should, and a page that a browser draws."""
+
+import csv
+import json
+import math
+import re
+import shutil
+import subprocess
+from dataclasses import asdict
+
+import pytest
+from PIL import Image
+from scipy import stats
+
+from stodepth_models.training.config import DataConfig, ModelConfig, TrainConfig
+from stodepth_models.training.plots import plots
+from stodepth_models.training.report import write_report
+from stodepth_models.training.results import group_runs, read_runs
+from stodepth_models.training.tables import lines, paired_difference, to_latex, to_markdown
+
+EPOCHS = 4
+
+
+def make_run(folder, probs, seed, error, seconds, share, test=True, data="cifar10"):
+    """The files of a run that ends at ``error`` percent."""
+    config = TrainConfig(
+        model=ModelConfig(prob_0_L=probs), data=DataConfig(name=data), epochs=EPOCHS, seed=seed, output=folder
+    )
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"settings": asdict(config), "processes": 1}, default=str))
+    survival = [probs[0] + (probs[1] - probs[0]) * block / 8 for block in range(9)]
+    rows = []
+    for epoch in range(1, EPOCHS + 1):
+        figures = {"top1": 1 - (error + 20 * (EPOCHS - epoch)) / 100}
+        rows.append({"epoch": epoch, "valid": figures, "survival": survival} | ({"test": figures} if test else {}))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = {
+        "test_error_best": error if test else None, "test_error_last": error + 0.5 if test else None,
+        "best_valid_error": error, "train_seconds": seconds * EPOCHS, "expected_flops_share": share,
+    }  # fmt: skip
+    (folder / "result.json").write_text(json.dumps(result))
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    tmp_path = tmp_path_factory.mktemp("many")
+    for seed, (constant, stochastic) in enumerate([(10.0, 9.0), (10.4, 9.2), (10.2, 9.4)]):
+        make_run(tmp_path / "runs" / f"c{seed}", (1.0, 1.0), seed, constant, 40, 1.0)
+        make_run(tmp_path / "runs" / f"s{seed}", (1.0, 0.5), seed, stochastic, 30, 0.76)
+    make_run(tmp_path / "runs" / "s7", (1.0, 0.8), 7, 11.0, 36, 0.9)
+    make_run(tmp_path / "runs" / "digits", (1.0, 0.5), 0, 3.0, 1, 0.76, test=False, data="digits")
+    make_run(tmp_path / "runs" / "begun", (1.0, 0.5), 9, 1.0, 1, 0.76)
+    (tmp_path / "runs" / "begun" / "result.json").unlink()
+    return tmp_path / "runs"
+
+
+@pytest.fixture(scope="module")
+def report(runs):
+    write_report(runs, runs.parent / "report")
+    return runs.parent / "report"
+
+
+def groups(runs, dataset="CIFAR-10"):
+    return [group for group in group_runs(read_runs(runs)[0]) if group.dataset == dataset]
+
+
+def test_lines_are_mean_deviation_and_paired_difference(runs):
+    constant, weak, strong = lines(groups(runs))
+    assert constant.label == "cifar_resnet20, constant depth"
+    assert strong.label == "cifar_resnet20, p_L = 0.5"
+    assert constant.seeds == strong.seeds == 3
+    assert strong.best == pytest.approx((9.2, 0.2))
+    assert strong.last == pytest.approx((9.7, 0.2))
+    difference = [9.0 - 10.0, 9.2 - 10.4, 9.4 - 10.2]
+    low, high = stats.ttest_1samp(difference, 0).confidence_interval(0.95)
+    assert strong.difference == pytest.approx((-1.0, low, high))
+    assert strong.time_ratio == pytest.approx(0.75)
+    assert (constant.difference, constant.time_ratio) == (None, None)
+    assert strong.flops_share == pytest.approx(0.76)
+    assert (weak.seeds, weak.difference, weak.pairs) == (1, None, 0)
+    assert paired_difference([2.0])[0] == 2.0
+    assert math.isnan(paired_difference([2.0])[1])
+
+
+def test_tables_say_so_in_markdown_latex_and_csv(runs, report):
+    table = lines(groups(runs))
+    strong = "cifar_resnet20, p_L = 0.5 | 3 | 9.20 ± 0.20 | 9.70 ± 0.20 | -1.00 [-1.50, -0.50], n = 3 | 0.75 | 76.0 |"
+    assert strong in to_markdown(table)
+    latex = to_latex(table, "CIFAR-10")
+    assert r"cifar\_resnet20, p\_L = 0.5 & 3 & 9.20 $\pm$ 0.20" in latex
+    assert latex.count(r"\\") == 4
+    assert not re.search(r"(?<!\\)[_%]", latex)
+    with open(report / "cifar_10.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert float(rows[2]["best_mean"]) == pytest.approx(9.2)
+    assert rows[1]["difference"] == ""
+    assert "cifar_resnet20, p_L = 0.5 (validation images) | 1 | 3.00 |" in (report / "digits_8x8.md").read_text(
+        encoding="utf-8"
+    )
+
+
+def test_runs_of_other_settings_are_told_apart(runs, tmp_path):
+    runs = shutil.copytree(runs, tmp_path / "runs")
+    make_run(runs / "other", (1.0, 0.5), 0, 9.0, 30, 0.76)
+    config = json.loads((runs / "other" / "config.json").read_text())
+    config["settings"]["optim"]["lr"] = 0.2
+    (runs / "other" / "config.json").write_text(json.dumps(config))
+    labels = [group.label for group in groups(runs)]
+    assert "cifar_resnet20, p_L = 0.5 [lr=0.1]" in labels
+    assert "cifar_resnet20, p_L = 0.5 [lr=0.2]" in labels
+
+
+def test_plots_show_the_figures_with_names_and_units(runs):
+    drawn = plots("CIFAR-10", groups(runs))
+    [axes] = drawn["error_over_epochs"].axes
+    assert axes.get_lines()[0].get_ydata() == pytest.approx([70.2, 50.2, 30.2, 10.2])
+    assert len(axes.collections) == 2  # bands of the two groups with several seeds
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("Epoch", "Test error (%)")
+    [axes] = drawn["survival_by_depth"].axes
+    assert axes.get_lines()[2].get_ydata()[-1] == 0.5
+    [axes] = drawn["error_against_p_L"].axes
+    assert axes.get_lines()[0].get_xdata() == pytest.approx([0.5, 0.8, 1.0])
+    assert axes.get_lines()[0].get_ydata() == pytest.approx([9.2, 11.0, 10.2])
+    [axes] = drawn["time_per_epoch"].axes
+    assert [bar.get_width() for bar in axes.patches] == pytest.approx([40, 36, 30])
+    assert axes.get_xlabel() == "Training time per epoch (s)"
+
+
+def test_the_report_holds_every_picture_and_names_what_is_left_out(runs, report):
+    records, unfinished = read_runs(runs)
+    assert (len(records), unfinished) == (8, [runs / "begun"])
+    page = (report / "index.html").read_text(encoding="utf-8")
+    pictures = sorted(path.name for path in report.glob("*.svg"))
+    assert len(pictures) == page.count("<img ") == 7
+    assert str(runs / "begun") in page
+    assert not re.search(r'(src|href)="(?!data:)', page)
+    for path in report.glob("*.png"):
+        with Image.open(path) as image:
+            assert min(image.size) > 300
+            assert len(image.convert("RGB").getcolors(10**6)) > 20
+
+
+def test_nothing_to_report_is_said(tmp_path):
+    with pytest.raises(ValueError, match="holds no run"):
+        write_report(tmp_path, tmp_path / "report")
+    make_run(tmp_path / "begun", (1.0, 0.5), 0, 1.0, 1, 0.5)
+    (tmp_path / "begun" / "result.json").unlink()
+    with pytest.raises(ValueError, match=r"no run in .* is finished"):
+        write_report(tmp_path, tmp_path / "report")
+
+
+def test_a_browser_draws_every_picture_without_an_error(report, tmp_path):
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if browser is None:
+        pytest.skip("needs Chromium, which is not installed")
+    page = tmp_path / "index.html"
+    check = "<script>onload=()=>{document.title='widths '+[...document.images].map(i=>i.naturalWidth)}</script></body>"
+    page.write_text((report / "index.html").read_text(encoding="utf-8").replace("</body>", check), encoding="utf-8")
+    command = [
+        browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--enable-logging=stderr",
+        f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", page.as_uri(),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    widths = re.search(r"<title>widths ([\d,]+)</title>", done.stdout)
+    assert widths, done.stderr[-2000:]
+    assert [int(width) > 100 for width in widths[1].split(",")] == [True] * 7
+    assert "CONSOLE" not in done.stderr
