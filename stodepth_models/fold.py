@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .connections import GatedBlock, Scaling, affine
 from .layers import StochasticResidual
 
-__all__ = ["fold_into", "fold_rescale", "gated_blocks"]
+__all__ = ["fold_gates", "fold_into", "fold_rescale", "gated_blocks"]
 
 
 def gated_blocks(model: nn.Module) -> list[tuple[str, nn.Module, StochasticResidual]]:
@@ -59,7 +59,6 @@ def fold_into(state: dict[str, Tensor], model: nn.Module, scales: Sequence[float
     return folded
 
 
-@torch.no_grad()
 def fold_rescale(model: nn.Module) -> None:
     """Move every evaluation scale into the weights, in place: ``rescale="none"``, same evaluation outputs.
 
@@ -70,7 +69,16 @@ def fold_rescale(model: nn.Module) -> None:
     Raises:
         ValueError: a scaled branch does not end in a layer with a weight. The model is left as it was.
     """
-    blocks = gated_blocks(model)
+    fold_gates(gated_blocks(model))
+
+
+@torch.no_grad()
+def fold_gates(blocks: Sequence[tuple[str, nn.Module, StochasticResidual]]) -> None:
+    """What :func:`fold_rescale` does, for the given gates; name, block and gate of each.
+
+    Raises:
+        ValueError: as there.
+    """
     scalings = [_scaling(name, block, gate) if gate.eval_scale != 1.0 else [] for name, block, gate in blocks]
     for (_, _, gate), scaling in zip(blocks, scalings, strict=True):
         for tensor, power in scaling:
@@ -86,7 +94,8 @@ def _scaling(name: str, block: nn.Module, gate: StochasticResidual) -> Scaling:
         return affine(getattr(block, "last_norm", None))
     except ValueError as error:
         raise ValueError(
-            f"the evaluation scale of {name} cannot be folded into its weights: {error}; use rescale='train'"
+            f"the evaluation scale of {name} cannot be folded into its weights: {error}; use rescale='train', or name the "
+            "layer in register_block(..., last_norm=...)"
         ) from None
 
 

@@ -7,13 +7,13 @@ arXiv:1603.09382.
 from collections.abc import Iterator
 from typing import Any
 
-import torch
 from torch import nn
 
+from .fold import fold_gates
 from .gates import MODES, RESCALES, check_choice, check_probability
 from .known_blocks import find_known, known_names, original_class
 from .survival import linear_decay, uniform
-from .swap import check_swappable, folds, gates_of, make_stochastic, restore
+from .swap import check_swappable, gates_of, make_stochastic, restore
 
 __all__ = ["apply_stochastic_depth", "remove_stochastic_depth"]
 
@@ -78,7 +78,6 @@ def apply_stochastic_depth(
     return count
 
 
-@torch.no_grad()
 def remove_stochastic_depth(model: nn.Module) -> None:
     """Give every stochastic block its original class back, in place; evaluation outputs stay.
 
@@ -95,8 +94,7 @@ def remove_stochastic_depth(model: nn.Module) -> None:
     blocks = [(name, module) for name, module in model.named_modules() if gates_of(module)]
     if not blocks:
         raise ValueError(f"model must have blocks with stochastic depth, got {type(model).__name__}: {_seen(model)}")
-    for tensor, factor in [scaled for name, block in blocks for scaled in folds(name, block)]:
-        tensor.copy_((tensor.double() * factor).to(tensor.dtype))
+    fold_gates([(name, block, gate) for name, block in blocks for gate in gates_of(block)])
     for _, block in blocks:
         restore(block)
 

@@ -1,12 +1,12 @@
-"""One block changes its class: gates put in and taken out, evaluation scales folded into weights."""
+"""One block changes its class: gates put in, and taken out again."""
 
-from torch import Tensor, nn
+from torch import nn
 
 from .connections import GatedBlock, KnownBlock
 from .known_blocks import find_known, original_class
 from .layers import StochasticResidual
 
-__all__ = ["check_swappable", "folds", "gates_of", "make_stochastic", "restore"]
+__all__ = ["check_swappable", "gates_of", "make_stochastic", "restore"]
 
 
 def check_swappable(name: str, block: nn.Module) -> None:
@@ -66,25 +66,3 @@ def restore(block: nn.Module) -> None:
     if known.mask is not None and "_mask" in vars(block):
         (module,) = vars(block).pop("_mask")
         setattr(block, known.mask, module.train(block.training))
-
-
-def folds(name: str, block: nn.Module) -> list[tuple[Tensor, float]]:
-    """Return tensors of the block and the factors that take over its evaluation scales.
-
-    Raises:
-        ValueError: a scaled branch does not end in a layer with a weight.
-    """
-    known, found = _known_of(block), []
-    for connection, gate in zip(known.connections, gates_of(block), strict=True):
-        if gate.eval_scale == 1.0:
-            continue
-        try:
-            scaling = connection.scaling(block)
-        except ValueError as error:
-            raise ValueError(
-                f"the evaluation scale {gate.eval_scale:g} of {name} cannot be folded into its weights: {error}; "
-                "train it under rescale='train', or name the layer in register_block(..., last_norm=...)"
-            ) from None
-        # Scaled by 0 the branch is gone, whatever the rest of it computes.
-        found += [(t, gate.eval_scale**power) for t, power in scaling if gate.eval_scale or power > 0]
-    return found

@@ -53,7 +53,7 @@ _SWIN_V2 = (
         lambda block, x: block.norm2(block.mlp(x)), dtype=_norm_dtype, scaling=lambda block: affine(block.norm2)
     ),
 )
-_RESNET = (Connection(lambda block, x: block.branch(x), inplace=True, scaling=lambda block: affine(block.last_norm)),)
+_RESNET = (Connection(lambda block, x: block.branch(x), inplace=True),)
 
 TORCHVISION_BLOCKS: dict[type[nn.Module], KnownBlock] = {
     BasicBlock: KnownBlock(_RESNET, stochastic=StoDepthBasicBlock),
