@@ -94,8 +94,8 @@ def _scaling(name: str, block: nn.Module, gate: StochasticResidual) -> Scaling:
         return affine(getattr(block, "last_norm", None))
     except ValueError as error:
         raise ValueError(
-            f"the evaluation scale of {name} cannot be folded into its weights: {error}; use rescale='train', or name the "
-            "layer in register_block(..., last_norm=...)"
+            f"the evaluation scale of {name} cannot be folded into its weights: {error}; use rescale='train', or name "
+            "the layer in register_block(..., last_norm=...)"
         ) from None
 
 
