@@ -100,6 +100,13 @@ def test_load_state_dict_stays_the_literal_copy():
     assert not torch.allclose(target(X), source(X), atol=1e-2)
 
 
+def test_half_precision_is_folded_in_the_precision_of_the_model():
+    state = {k: v.half() if v.is_floating_point() else v for k, v in cifar20().state_dict().items()}
+    target = cifar20(weights=state, prob_0_L=(0.7, 0.7))
+    expected = (state["layer3.2.bn2.weight"].double() / 0.7).float()
+    torch.testing.assert_close(target.layer3[2].bn2.weight, expected, rtol=1e-6, atol=0)
+
+
 def test_the_state_dict_that_is_given_is_left_alone():
     state = cifar20(prob_0_L=(1.0, 1.0)).state_dict()
     before = {key: value.clone() for key, value in state.items()}
