@@ -48,6 +48,7 @@ class _StochasticBlock(nn.Module):
             return _trace_as_leaf(self, x)
         maybe_mark_dynamic(x, 0)
         identity = x if self.downsample is None else self.downsample(x)
+        maybe_mark_dynamic(identity, 0)
         return _activate_eagerly(self.relu, self.residual(self.branch, x, identity), identity)
 
 
@@ -101,11 +102,20 @@ def _trace_as_leaf(block: nn.Module, x: torch.fx.Proxy) -> torch.fx.Proxy:
 def _activate(activation: nn.Module, out: Tensor, identity: Tensor) -> Tensor:
     if out is not identity:
         return activation(out)
-    # Dropped. The output of a ReLU is its own ReLU; else nothing is done in place, for autograd or a caller may still
-    # need the shortcut's values.
-    if isinstance(activation, nn.ReLU) and type(out.grad_fn).__name__ == "ReluBackward0":
-        return out
+    # Dropped: autograd, or a caller, may still need the shortcut's values, so nothing is done in place.
     return relu(out) if isinstance(activation, nn.ReLU) else activation(out.clone())
 
 
-_activate_eagerly = torch.compiler.disable(_activate)
+@torch.compiler.disable
+def _activate_eagerly(activation: nn.Module, out: Tensor, identity: Tensor) -> Tensor:
+    """Activate, but spare a dropped block behind a ReLU the second one: it would change nothing and save its output."""
+    if isinstance(activation, nn.ReLU) and _is_relu_output(out):
+        return out
+    return _activate(activation, out, identity)
+
+
+def _is_relu_output(x: Tensor) -> bool:
+    node: Any = x.grad_fn
+    while type(node).__name__ == "_KeepInGraphBackward":  # the same answer where checkpointing repeats a step of DDP
+        node = node.next_functions[0][0]
+    return type(node).__name__ == "ReluBackward0"

@@ -9,7 +9,7 @@ All builders take the arguments of :class:`StochasticDepth`, and
     weights: member or name of the builder's enum, or any source that :func:`load_pretrained` takes.
     progress: show a progress bar while downloading.
     shortcut: thin models only; see :class:`CifarResNet`.
-    **kwargs: ``num_classes``, ``zero_init_residual`` and ``norm_layer`` of :class:`CifarResNet`.
+    **kwargs: ``num_classes``, ``zero_init_residual``, ``norm_layer`` and ``checkpoint_stages`` of :class:`CifarResNet`.
 
 They raise ValueError or TypeError for an argument that is not allowed, before anything is built or downloaded.
 """

@@ -10,6 +10,7 @@ from torchvision.models.resnet import conv1x1, conv3x3
 from .blocks import StoDepthBasicBlock, StoDepthBottleneck
 from .gates import check_choice
 from .hub import HubModel
+from .stage import Stage
 
 __all__ = ["CifarResNet", "PadShortcut"]
 
@@ -50,6 +51,7 @@ class CifarResNet(HubModel):
             without parameters; ``"B"`` projects with a 1x1 convolution and batch norm.
         zero_init_residual: start each branch's last batch norm at zero.
         norm_layer: makes a normalisation layer from a number of channels; None: ``nn.BatchNorm2d``.
+        checkpoint_stages: recompute activations in the backward pass; see :class:`Stage`.
 
     Raises:
         ValueError: unknown ``shortcut``.
@@ -64,6 +66,7 @@ class CifarResNet(HubModel):
         shortcut: str = "A",
         zero_init_residual: bool = False,
         norm_layer: Callable[..., nn.Module] | None = None,
+        checkpoint_stages: bool = False,
     ) -> None:
         check_choice("shortcut", shortcut, SHORTCUTS)
         super().__init__()
@@ -75,7 +78,8 @@ class CifarResNet(HubModel):
         self.stages = [f"layer{number}" for number in range(1, len(layers) + 1)]
         for name, width, depth in zip(self.stages, widths, layers, strict=True):
             stride = 1 if name == "layer1" else 2
-            self.add_module(name, _stage(block, channels, width, depth, stride, shortcut, norm_layer))
+            blocks = _blocks(block, channels, width, depth, stride, shortcut, norm_layer)
+            self.add_module(name, Stage(*blocks, checkpoint=checkpoint_stages))
             channels = width * block.expansion
         self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
         self.fc = nn.Linear(channels, num_classes)
@@ -89,7 +93,7 @@ class CifarResNet(HubModel):
         return self.fc(torch.flatten(self.avgpool(x), 1))
 
 
-def _stage(
+def _blocks(
     block: type[StoDepthBasicBlock | StoDepthBottleneck],
     channels: int,
     width: int,
@@ -97,7 +101,7 @@ def _stage(
     stride: int,
     shortcut: str,
     norm_layer: Callable[..., nn.Module],
-) -> nn.Sequential:
+) -> list[nn.Module]:
     out_channels = width * block.expansion
     downsample: nn.Module | None = None
     if stride != 1 or channels != out_channels:
@@ -107,7 +111,7 @@ def _stage(
             downsample = nn.Sequential(conv1x1(channels, out_channels, stride), norm_layer(out_channels))
     first = block(channels, width, stride, downsample, norm_layer=norm_layer)
     others = [block(out_channels, width, norm_layer=norm_layer) for _ in range(depth - 1)]
-    return nn.Sequential(first, *others)
+    return [first, *others]
 
 
 def _initialise(model: nn.Module, zero_init_residual: bool) -> None:

@@ -5,7 +5,7 @@ All builders take the arguments of :class:`StochasticDepth`, and
     pretrained: load ``IMAGENET1K_V1``.
     weights: member or name of the builder's torchvision enum, or any source that :func:`load_pretrained` takes.
     progress: show a progress bar while downloading.
-    **kwargs: those of ``torchvision.models.ResNet``.
+    **kwargs: those of ``torchvision.models.ResNet``, and ``checkpoint_stages`` of :class:`StoDepthResNet`.
 
 They raise ValueError or TypeError for an argument that is not allowed, before anything is built or downloaded.
 """
@@ -22,6 +22,7 @@ from torchvision.models import ResNet, WeightsEnum
 from .blocks import StoDepthBasicBlock, StoDepthBottleneck
 from .builders import StochasticDepth, build, register
 from .hub import HubModel
+from .stage import Stage
 
 __all__ = [
     "StoDepthResNet",
@@ -47,8 +48,23 @@ class StoDepthResNet(HubModel, ResNet):
     Args:
         block: :class:`StoDepthBasicBlock` or :class:`StoDepthBottleneck`.
         layers: number of blocks in each of the four stages.
+        checkpoint_stages: recompute activations in the backward pass; see :class:`Stage`.
         **kwargs: those of ``torchvision.models.ResNet``.
     """
+
+    def __init__(
+        self,
+        block: type[StoDepthBasicBlock | StoDepthBottleneck],
+        layers: list[int],
+        *,
+        checkpoint_stages: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        self.checkpoint_stages = checkpoint_stages  # read while torchvision's constructor makes the stages
+        super().__init__(block, layers, **kwargs)
+
+    def _make_layer(self, *args: Any, **kwargs: Any) -> Stage:
+        return Stage(*super()._make_layer(*args, **kwargs), checkpoint=self.checkpoint_stages)
 
 
 def _resnet(

@@ -1,0 +1,128 @@
+"""torch.compile, torch.export, ONNX and tracing: graphs stay few, gates stay random, evaluation is one graph."""
+
+import logging
+
+import pytest
+import torch
+import torch._dynamo
+from torch._dynamo.utils import counters
+
+import stodepth_models as sdm
+from stodepth_models.gates import MODES
+
+# The compiler itself looks at the gradients of what it is handed after a graph break.
+pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+
+
+@pytest.fixture(autouse=True)
+def _fresh_compiler():
+    torch._dynamo.reset()
+    counters.clear()
+    yield
+    torch._dynamo.reset()
+
+
+def _graphs():
+    return counters["stats"]["unique_graphs"]
+
+
+def _limit_hits(caplog):
+    return [record for record in caplog.records if "recompile_limit" in record.getMessage()]
+
+
+@pytest.mark.parametrize("rescale", ["eval", "train"])
+@pytest.mark.parametrize(("mode", "most"), [("batch", 16), ("row", 40), ("subset", 40)])
+def test_graphs_stay_few_while_a_schedule_moves(mode, most, rescale, caplog):
+    torch.manual_seed(0)
+    model = sdm.cifar_resnet20_stodepth_lineardecay(mode=mode, rescale=rescale)
+    schedule = sdm.SurvivalSchedule(model, total_steps=10)
+    compiled, history = torch.compile(model, backend="eager"), []
+    with caplog.at_level(logging.WARNING):
+        for step in range(14):
+            schedule.step()
+            compiled(torch.randn(6 if step % 4 else 5, 3, 16, 16)).sum().backward()
+            history.append(_graphs())
+    assert _limit_hits(caplog) == []
+    assert history[-1] <= most
+    assert history[-1] == history[-5]  # warm
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_no_mode_hits_the_recompile_limit_on_resnet50(mode, caplog):
+    torch.manual_seed(0)
+    model = sdm.resnet50_stodepth_lineardecay(mode=mode, prob_0_L=(0.9, 0.4))
+    compiled = torch.compile(model, backend="eager")
+    with caplog.at_level(logging.WARNING):
+        for batch in (4, 4, 3, 4, 5):
+            compiled(torch.randn(batch, 3, 32, 32)).sum().backward()
+    assert _limit_hits(caplog) == []
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_compiled_training_draws_the_gates_of_eager_training(mode):
+    torch.manual_seed(0)
+    model = sdm.cifar_resnet20_stodepth_lineardecay(mode=mode, prob_0_L=(0.8, 0.3))
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 0.0  # both runs see the same statistics
+    compiled, x = torch.compile(model, backend="aot_eager"), torch.randn(6, 3, 16, 16)
+
+    def run(network):
+        torch.manual_seed(7)
+        results = []
+        for _ in range(4):
+            model.zero_grad()
+            out = network(x)
+            out.square().sum().backward()
+            results.append((out.detach(), [p.grad for p in model.parameters()]))
+        return results
+
+    eager, traced = run(model), run(compiled)
+    assert len({out.sum().item() for out, _ in eager}) > 1
+    for (out, grads), (twin_out, twin_grads) in zip(eager, traced, strict=True):
+        torch.testing.assert_close(twin_out, out, rtol=1e-4, atol=1e-5)
+        for grad, twin in zip(grads, twin_grads, strict=True):
+            assert (grad is None) == (twin is None)
+            if grad is not None:
+                torch.testing.assert_close(twin, grad, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("survival", [(1.0, 0.5), (0.0, 0.0)])
+def test_compiled_evaluation_is_one_graph(survival):
+    model, x = sdm.resnet18_stodepth_lineardecay(prob_0_L=survival).eval(), torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.compile(model, fullgraph=True, backend="aot_eager")(x), model(x))
+    assert _graphs() == 1
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("builder", [sdm.resnet18_stodepth_lineardecay, sdm.cifar_resnet20_stodepth_lineardecay])
+def test_export_of_evaluation(builder, strict):
+    model, x = builder().eval(), torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(torch.export.export(model, (x,), strict=strict).module()(x), model(x))
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("strict", [False, True])
+def test_export_of_training_is_refused(strict, mode):
+    model = sdm.cifar_resnet20_stodepth_lineardecay(mode=mode)
+    with pytest.raises(Exception, match=r"call model\.eval\(\)"):
+        torch.export.export(model, (torch.randn(2, 3, 32, 32),), strict=strict)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::torch.jit.TracerWarning")
+def test_jit_trace_of_evaluation_works_and_of_training_is_refused():
+    model, x = sdm.cifar_resnet20_stodepth_lineardecay(), torch.randn(2, 3, 32, 32)
+    with pytest.raises(RuntimeError, match=r"call model\.eval\(\)"):
+        torch.jit.trace(model, x)
+    torch.testing.assert_close(torch.jit.trace(model.eval(), x)(x), model(x))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+def test_onnx_gives_the_same_logits():
+    onnxruntime = pytest.importorskip("onnxruntime")
+    model, x = sdm.cifar_resnet20_stodepth_lineardecay().eval(), torch.randn(2, 3, 32, 32)
+    program = torch.onnx.export(model, (x,), dynamo=True, verbose=False)
+    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
+    (logits,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    torch.testing.assert_close(torch.from_numpy(logits), model(x), rtol=1e-4, atol=1e-4)

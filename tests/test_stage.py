@@ -1,0 +1,71 @@
+"""Activation checkpointing: the same gradients, fewer saved bytes, and no second look at a dropped branch."""
+
+import pytest
+import torch
+
+import stodepth_models as sdm
+from stodepth_models.gates import MODES
+
+
+def _model(builder, mode, checkpoint_stages):
+    torch.manual_seed(0)
+    model = builder(mode=mode, prob_0_L=(0.8, 0.3), num_classes=10, checkpoint_stages=checkpoint_stages)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 0.0  # the second pass over a block would count its batch twice
+    return model.double()
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("builder", [sdm.cifar_resnet32_stodepth_lineardecay, sdm.resnet34_stodepth_lineardecay])
+def test_gradients_do_not_depend_on_checkpointing(builder, mode):
+    x = torch.randn(3, 3, 32, 32, dtype=torch.float64)
+    grads = []
+    for checkpoint_stages in (False, True):
+        model = _model(builder, mode, checkpoint_stages)
+        torch.manual_seed(4)
+        model(x).square().sum().backward()
+        grads.append([p.grad for p in model.parameters()])
+    assert mode != "batch" or any(grad is None for grad in grads[0])
+    for grad, twin in zip(*grads, strict=True):
+        assert (grad is None) == (twin is None)
+        if grad is not None:
+            torch.testing.assert_close(twin, grad)
+
+
+def test_dropped_branches_are_not_recomputed_and_kept_ones_once():
+    model, calls = _model(sdm.cifar_resnet32_stodepth_lineardecay, "batch", True), {}
+    for name, module in model.named_modules():
+        if name.endswith("conv1"):
+            module.register_forward_hook(lambda *_, name=name: calls.update({name: calls.get(name, 0) + 1}))
+    model(torch.randn(2, 3, 32, 32, dtype=torch.float64)).sum().backward()
+    kept = {name for name, p in model.named_parameters() if name.endswith("conv1.weight") and p.grad is not None}
+    assert {f"{name}.weight" for name in calls} == kept
+    assert 2 in calls.values()
+    assert len(kept) < 16
+
+
+def test_fewer_bytes_are_saved():
+    def saved_bytes(model):
+        total = 0
+
+        def pack(saved):
+            nonlocal total
+            total += saved.numel() * saved.element_size()
+            return saved
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved):
+            model(torch.randn(2, 3, 32, 32))
+        return total
+
+    plain, checkpointed = (
+        sdm.cifar_resnet56_stodepth_lineardecay(prob_0_L=(1.0, 1.0), checkpoint_stages=flag) for flag in (False, True)
+    )
+    assert saved_bytes(checkpointed) < 0.5 * saved_bytes(plain)
+
+
+def test_evaluation_is_untouched():
+    model = _model(sdm.cifar_resnet32_stodepth_lineardecay, "batch", True).eval()
+    twin = _model(sdm.cifar_resnet32_stodepth_lineardecay, "batch", False).eval()
+    x = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    assert torch.equal(model(x), twin(x))
