@@ -1,29 +1,16 @@
 """A whole run: check, load, train, evaluate, record."""
 
-import dataclasses
 import os
-import resource
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.utils import broadcast
 
-from ..checkpoints import read_file, write_file
-from ..recipe import describe
-from ..survival import set_survival_probs, survival_probs
-from .checkpoint import checkpoints
 from .config import TrainConfig
-from .data import Data, Split, load_data
-from .loaders import EvaluationBatches
-from .metrics import Figures, evaluate
-from .outcome import Diverged, Interrupted
-from .outputs import RunFolder, flat_settings
+from .data import load_data
+from .machine import make_accelerator
+from .outcome import Interrupted
+from .outputs import RunFolder
+from .run import Run
 from .signals import StopRequest
-from .trainer import Trainer
-from .watch import start_trackers, tracked
 
 __all__ = ["EXIT_RESUME_ME", "train"]
 
@@ -50,7 +37,7 @@ def train(config: TrainConfig) -> int:
     with accelerator.local_main_process_first():  # which unpacks archives for the others
         data = load_data(config.data)
     with StopRequest() as stop:
-        run = _Run(config, accelerator, data, folder, stop)
+        run = Run(config, accelerator, data, folder, stop)
         try:
             run.fit()
         except Interrupted as reason:
@@ -59,173 +46,3 @@ def train(config: TrainConfig) -> int:
         finally:
             accelerator.end_training()
     return 0
-
-
-def make_accelerator(
-    cpu: bool, precision: str, trackers: Sequence[str] = (), folder: Path | None = None
-) -> Accelerator:  # fmt: skip
-    """Return Accelerate's view of the devices and processes that this process was launched with."""
-    return Accelerator(
-        cpu=cpu or not torch.accelerator.is_available(), mixed_precision=precision, log_with=list(trackers) or None,
-        project_dir=folder, kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=False)],
-    )  # fmt: skip
-
-
-class _Run:
-    """A trainer with its evaluations and its records."""
-
-    def __init__(
-        self, config: TrainConfig, accelerator: Accelerator, data: Data, folder: RunFolder, stop: StopRequest
-    ) -> None:
-        self.config, self.accelerator, self.data, self.folder = config, accelerator, data, folder
-        self.trainer = Trainer(config, accelerator, data, folder, stop)
-        self.main = accelerator.is_main_process
-        if config.resume:
-            self.trainer.resume()
-        if self.main:
-            folder.claim(config, accelerator.num_processes)
-            folder.keep_rows(self.trainer.progress.epoch)
-        start_trackers(accelerator, flat_settings(config))
-
-    def fit(self) -> None:
-        while self.trainer.progress.epoch < self.config.epochs:
-            self._epoch()
-        progress = self.trainer.progress
-        last = self._evaluate(self.data.test)
-        self._write_weights(self.folder.last, progress.epoch)
-        self._load_best()
-        best = self._evaluate(self.data.test)
-        if self.main:
-            result = self._result(best, last)
-            self.folder.finish(result)
-            self.accelerator.print(summary(result), flush=True)
-
-    def _epoch(self) -> None:
-        trainer, progress = self.trainer, self.trainer.progress
-        lr, probs = trainer.scheduler.get_last_lr()[0], survival_probs(trainer.bare)
-        row: dict[str, Any] = {"epoch": progress.epoch + 1, "train": trainer.train_epoch(), "step": progress.step}
-        self._share_buffers()
-        valid = self._evaluate(self.data.valid)
-        assert valid is not None  # load_data holds images back
-        row |= {"valid": dataclasses.asdict(valid), "lr": lr, "survival": probs}
-        row |= {"mean_survival": sum(probs) / len(probs), "flops_share": trainer.epoch_flops_share()}
-        if self.config.test_each_epoch and self.data.test is not None:
-            row["test"] = dataclasses.asdict(self._evaluate(self.data.test))  # type: ignore[arg-type]
-        if valid.top1 > progress.best_top1:
-            progress.best_top1, progress.best_epoch = valid.top1, progress.epoch + 1
-            self._write_weights(self.folder.best, progress.best_epoch)
-        self._record(row)
-        self._refuse_chance(row["train"]["top1"], valid)
-        trainer.end_epoch()
-        trainer.save()
-
-    def _record(self, row: dict[str, Any]) -> None:
-        if self.main:
-            self.folder.add_row(row)
-        self.accelerator.log(tracked(row), step=row["step"])
-        self.accelerator.print(
-            f"epoch {row['epoch']}/{self.config.epochs}: loss {row['train']['loss']:.4f}, training accuracy "
-            f"{row['train']['top1']:.2%}, validation accuracy {row['valid']['top1']:.2%}, "
-            f"{row['train']['images_per_second']:.0f} images/s, mean survival {row['mean_survival']:.3f}",
-            flush=True,
-        )
-
-    def _refuse_chance(self, train_top1: float, valid: Figures) -> None:
-        """Stop where neither training nor validation accuracy leaves that of always naming the commonest class."""
-        progress = self.trainer.progress
-        chance, at_chance = _chance(self.data.train), train_top1 <= _near_chance(self.data.train)
-        at_chance = at_chance and valid.top1 <= _near_chance(self.data.valid)
-        progress.epochs_at_chance = progress.epochs_at_chance + 1 if at_chance else 0
-        if 0 < self.config.stop_at_chance <= progress.epochs_at_chance:
-            what = (
-                f"accuracy is at chance ({chance:.1%}) for {progress.epochs_at_chance} epochs at step {progress.step}"
-            )
-            known = checkpoints(self.folder.checkpoints)
-            raise Diverged(what, known[0] if known else None)
-
-    def _evaluate(self, split: Split | None) -> Figures | None:
-        if split is None:
-            return None
-        accelerator = self.accelerator
-        batches = EvaluationBatches(
-            self.data, split, 2 * self.config.batch_size, accelerator.device, self.config.data.workers,
-            accelerator.process_index, accelerator.num_processes,
-        )  # fmt: skip
-        return evaluate(self.trainer.bare, batches, accelerator)
-
-    def _share_buffers(self) -> None:
-        """Give all processes the batch-norm statistics of the first, which are the ones that are saved."""
-        if self.accelerator.num_processes > 1:
-            for buffer in self.trainer.bare.buffers():
-                buffer.copy_(broadcast(buffer))
-
-    def _write_weights(self, path: Path, epoch: int) -> None:
-        if not self.main:
-            return
-        model = self.trainer.bare
-        config = {**describe(model), "categories": list(self.data.classes)}  # type: ignore[arg-type]
-        config["training"] = {"epoch": epoch, "mean": self.data.mean.tolist(), "std": self.data.std.tolist(),
-                              "image_size": self.data.image_size, "data": self.config.data.name}  # fmt: skip
-        write_file(path, model.state_dict(), config)
-
-    def _load_best(self) -> None:
-        self.accelerator.wait_for_everyone()
-        best = read_file(self.folder.best, str(self.folder.best))
-        self.trainer.bare.load_state_dict(best.state_dict)
-        if best.config is not None:
-            set_survival_probs(self.trainer.bare, best.config["survival_probs"])
-
-    def _result(self, best: Figures | None, last: Figures | None) -> dict[str, Any]:
-        progress = self.trainer.progress
-        return {
-            "best_epoch": progress.best_epoch,
-            "best_valid_error": 100 * (1 - progress.best_top1),
-            "test_error_best": best and best.error,
-            "test_error_last": last and last.error,
-            "test_best": best and dataclasses.asdict(best),
-            "test_last": last and dataclasses.asdict(last),
-            "train_seconds": progress.seconds,
-            "expected_flops_share": progress.flops_share / self.config.epochs,
-            "peak_memory_mib": _peak_memory(self.accelerator.device),
-            "steps": progress.step,
-            "device": _device_name(self.accelerator.device),
-            "processes": self.accelerator.num_processes,
-        }
-
-
-def summary(result: dict[str, Any]) -> str:
-    """Return the final figures as one line."""
-    test = "no test images"
-    if result["test_error_best"] is not None:
-        test = (
-            f"test error {result['test_error_best']:.2f} % there, {result['test_error_last']:.2f} % at the last epoch"
-        )
-    return (
-        f"best validation error {result['best_valid_error']:.2f} % at epoch {result['best_epoch']}: {test}; "
-        f"{result['train_seconds']:.0f} s of training, {result['expected_flops_share']:.1%} of the FLOPs expected over "
-        f"the gates, peak memory {result['peak_memory_mib']:.0f} MiB"
-    )
-
-
-def _chance(split: Split | None) -> float:
-    """Accuracy of always naming the commonest class."""
-    assert split is not None
-    return (split.labels.bincount().max() / len(split.labels)).item()
-
-
-def _near_chance(split: Split | None) -> float:
-    """Accuracy that guessing reaches one time in forty: two standard deviations above chance."""
-    assert split is not None
-    chance = _chance(split)
-    return chance + 2 * (chance * (1 - chance) / len(split.labels)) ** 0.5
-
-
-def _peak_memory(device: torch.device) -> float:
-    """MiB: of tensors on a GPU, of the whole process on the CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"

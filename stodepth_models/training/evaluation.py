@@ -11,8 +11,8 @@ from accelerate import Accelerator
 from ..checkpoints import read_file
 from .config import DataConfig, EvaluateConfig
 from .data import Data, load_data
-from .engine import make_accelerator
 from .loaders import EvaluationBatches
+from .machine import make_accelerator
 from .metrics import evaluate
 from .models import build_model
 from .outcome import SettingsError

@@ -11,7 +11,8 @@ import torchvision
 
 from .. import __version__
 from .checkpoint import write_atomically
-from .config import TrainConfig, differences, flatten
+from .comparison import differences, flatten
+from .config import TrainConfig
 from .outcome import SettingsError
 
 __all__ = ["RunFolder", "flat_settings"]

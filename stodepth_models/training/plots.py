@@ -52,6 +52,11 @@ def _style(number: int) -> dict[str, Any]:
     return {"color": _COLOURS[number % len(_COLOURS)], "linestyle": _LINES[number // len(_COLOURS) % len(_LINES)]}
 
 
+def _deviation(values: Sequence[float]) -> float:
+    """Standard deviation; nan, which draws no bar, for a single value."""
+    return statistics.stdev(values) if len(values) > 1 else float("nan")
+
+
 def _error_over_epochs(axes: Axes, groups: Sequence[Group]) -> None:
     for number, group in enumerate(groups):
         curves = [run.curve for run in group.runs.values()]
@@ -88,7 +93,7 @@ def _error_against_p_l(axes: Axes, groups: Sequence[Group]) -> None:
     for number, base in enumerate(bases):
         family = sorted((group for group in groups if group.base == base), key=lambda group: group.last_prob)
         errors = [group.values("best_error") for group in family]
-        spread = [statistics.stdev(values) if len(values) > 1 else 0.0 for values in errors]
+        spread = [_deviation(values) for values in errors]
         axes.errorbar(
             [group.last_prob for group in family], [statistics.fmean(values) for values in errors], spread, capsize=3,
             label=family[0].label.split(",")[0], marker=_MARKERS[number % len(_MARKERS)], **_style(number),
@@ -102,7 +107,7 @@ def _bars(dataset: str, groups: Sequence[Group]) -> Figure:
     figure = Figure(figsize=(6.4, 1.4 + 0.45 * len(groups)), layout="constrained")
     axes = figure.add_subplot()
     seconds = [group.seconds_per_epoch() for group in groups]
-    spread = [statistics.stdev(values) if len(values) > 1 else 0.0 for values in seconds]
+    spread = [_deviation(values) for values in seconds]
     colours = [_style(number)["color"] for number in range(len(groups))]
     axes.barh(
         [group.label for group in groups], [statistics.fmean(values) for values in seconds], xerr=spread,

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .config import same_computation
+from .comparison import same_computation
 from .outputs import RunFolder
 
 __all__ = ["Group", "Record", "group_runs", "read_runs"]

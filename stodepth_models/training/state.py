@@ -1,5 +1,6 @@
 """All that a run has to remember to go on as if it had never stopped."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -7,7 +8,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-__all__ = ["Progress", "get_rng", "seed_gates", "set_rng"]
+__all__ = ["Progress", "get_rng", "load_parts", "save_parts", "seed_gates", "set_rng"]
 
 
 @dataclass
@@ -43,6 +44,23 @@ class Progress:
     def state_dict(self) -> dict[str, Any]:
         """Return plain data."""
         return asdict(self)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what :meth:`state_dict` gave."""
+        for name in asdict(self):
+            setattr(self, name, state[name])
+
+
+def save_parts(parts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the state of each part by name; None for a part that the run does without."""
+    return {name: None if part is None else part.state_dict() for name, part in parts.items()}
+
+
+def load_parts(parts: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
+    """Give each part its state back."""
+    for name, part in parts.items():
+        if part is not None:
+            part.load_state_dict(saved[name])
 
 
 def seed_gates(seed: int, rank: int) -> None:

@@ -20,7 +20,7 @@ from .order import EpochOrder
 from .outcome import Diverged, Interrupted
 from .outputs import RunFolder
 from .signals import StopRequest
-from .state import Progress, get_rng, seed_gates, set_rng
+from .state import Progress, get_rng, load_parts, save_parts, seed_gates, set_rng
 from .watch import EpochBar, Speed
 
 __all__ = ["Trainer"]
@@ -174,13 +174,7 @@ class Trainer:
 
     def save(self) -> Any:
         """Write a checkpoint from the main process and return its path; all processes must call."""
-        state = {
-            "model": self.bare.state_dict(), "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict(), "progress": self.progress.state_dict(),
-            "survival": None if self.survival is None else self.survival.state_dict(),
-            "scaler": None if self.accelerator.scaler is None else self.accelerator.scaler.state_dict(),
-            "rng": get_rng(self.accelerator),
-        }  # fmt: skip
+        state = save_parts(self._parts()) | {"rng": get_rng(self.accelerator)}
         self.saved = time.monotonic()
         if not self.accelerator.is_main_process:
             return None
@@ -189,17 +183,15 @@ class Trainer:
     def resume(self) -> None:
         """Go on from the last checkpoint, where there is one."""
         state = checkpoint.load_last(self.folder.checkpoints, self.accelerator.print)
-        if state is None:
-            return
-        self.bare.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scheduler.load_state_dict(state["scheduler"])
-        self.progress = Progress(**state["progress"])
-        if self.survival is not None:
-            self.survival.load_state_dict(state["survival"])
-        if self.accelerator.scaler is not None:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
-        set_rng(state["rng"], self.accelerator)
+        if state is not None:
+            load_parts(self._parts(), state)
+            set_rng(state["rng"], self.accelerator)
+
+    def _parts(self) -> dict[str, Any]:
+        return {
+            "model": self.bare, "optimizer": self.optimizer, "scheduler": self.scheduler, "survival": self.survival,
+            "scaler": self.accelerator.scaler, "progress": self.progress,
+        }  # fmt: skip
 
     def _bar(self) -> EpochBar:
         show = self.config.progress and self.accelerator.is_main_process

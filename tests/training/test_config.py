@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from stodepth_models.training.cli import EXIT_BAD_SETTINGS, parse
-from stodepth_models.training.config import EvaluateConfig, TrainConfig, differences
+from stodepth_models.training.comparison import differences
+from stodepth_models.training.config import EvaluateConfig, TrainConfig
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from stodepth_models.training import engine, trainer
+from stodepth_models.training import engine, run, trainer
 from stodepth_models.training.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
 from stodepth_models.training.engine import EXIT_RESUME_ME, train
 from stodepth_models.training.outcome import Diverged, SettingsError
@@ -182,7 +182,7 @@ def test_nan_stops_the_run_and_names_the_step_and_the_checkpoint(tmp_path, monke
 
 
 def test_chance_accuracy_stops_the_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(engine, "_near_chance", lambda split: 1.0)
+    monkeypatch.setattr(run, "_near_chance", lambda split: 1.0)
     with pytest.raises(Diverged, match=r"at chance \(25\.0%\) for 3 epochs at step 15"):
         train(settings(tmp_path, epochs=4, stop_at_chance=3))
 

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from accelerate import Accelerator
 from torch import nn
 
-from stodepth_models.training import engine, trainer
+from stodepth_models.training import engine, run, trainer
 from stodepth_models.training.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
 
 DATA = DataConfig(name="fake", fake_images=75, fake_classes=5, image_size=8)
@@ -50,7 +50,7 @@ def main(folder):
             super().__init__(*args)
             trained.append(self)
 
-    engine.Trainer = Remembered
+    run.Trainer = Remembered
     Accelerator.end_training = lambda self: None  # it would take the process group from the runs that follow
     seen = {}
     engine.train(settings(folder / "constant", constant_depth()))

@@ -1,0 +1,48 @@
+"""Settings side by side: what makes two runs the same computation."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from .config import TrainConfig
+
+__all__ = ["differences", "flatten", "same_computation"]
+
+# What may differ between a run and its continuation: where it lies and how it is watched, not what it computes.
+_FREE = ("output", "resume", "progress", "trackers", "log_steps", "checkpoint_minutes", "checkpoint_steps",
+         "stop_at_chance", "data.workers", "data.cache", "data.download", "data.root",
+         "data.label")  # fmt: skip
+
+
+def differences(saved: dict[str, Any], config: TrainConfig) -> list[str]:
+    """Return one phrase for each setting that would change the computation of a saved run.
+
+    Args:
+        saved: the run's settings, as :func:`dataclasses.asdict` gives them, paths and tuples as in JSON.
+        config: the settings of now.
+    """
+    then, now = flatten(saved), flatten(dataclasses.asdict(config))
+    keys = [key for key in now if key not in _FREE]
+    return [f"{key} was {then.get(key)}, is {now[key]}" for key in keys if then.get(key) != now[key]]
+
+
+def same_computation(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the flat settings that shape a computation, without those of where it lies and how it is watched."""
+    return {key: value for key, value in flatten(settings).items() if key not in _FREE}
+
+
+def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return settings by dotted name, as JSON would hold them."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, dict) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = _plain(value)
+    return flat
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value

@@ -1,0 +1,47 @@
+"""The devices and processes that a run computes on."""
+
+import resource
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils import DistributedType
+
+from .outcome import SettingsError
+
+__all__ = ["device_name", "make_accelerator", "peak_memory"]
+
+_SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
+
+
+def make_accelerator(
+    cpu: bool, precision: str, trackers: Sequence[str] = (), folder: Path | None = None
+) -> Accelerator:  # fmt: skip
+    """Return Accelerate's view of the devices and processes that this process was launched with.
+
+    Raises:
+        SettingsError: launched for FSDP, DeepSpeed or Megatron-LM.
+    """
+    accelerator = Accelerator(
+        cpu=cpu or not torch.accelerator.is_available(), mixed_precision=precision, log_with=list(trackers) or None,
+        project_dir=folder, kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=False)],
+    )  # fmt: skip
+    if accelerator.distributed_type in _SHARDED:
+        raise SettingsError(
+            f"{accelerator.distributed_type.value} shards a model over GPUs, which checkpoints here cannot resume: "
+            "launch with torchrun; every model of the zoo fits on one GPU"
+        )
+    return accelerator
+
+
+def peak_memory(device: torch.device) -> float:
+    """Return the peak in MiB: of tensors on a GPU, of the whole process on the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def device_name(device: torch.device) -> str:
+    """Name for the record of a run."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"

@@ -1,0 +1,174 @@
+"""The sections of the settings: network, images, optimizer. Frozen, and checked at construction."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from .checks import at_least, model_name, positive, within
+
+__all__ = ["DATASETS", "DataConfig", "ModelConfig", "OptimConfig"]
+
+DATASETS = Literal[
+    "cifar10", "cifar100", "svhn", "cinic10", "folder", "imagenet", "fashion_mnist", "digits", "fake"
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network.
+
+    Attributes:
+        name: builder, with or without its suffix ``_stodepth_lineardecay``.
+        prob_0_L: survival probability of the first and of the last block, linear between; ``[1.0, 1.0]`` is constant
+            depth.
+        stoch_depth_probability: one survival probability for all blocks at the start, instead of ``prob_0_L``; moves
+            epoch by epoch, linearly, to ``final_stoch_depth_probability``.
+        final_stoch_depth_probability: survival probability of all blocks in the last epoch, where
+            ``stoch_depth_probability`` is given.
+        ramp_epochs: epochs over which the survival probabilities fall from 1 to the model's own; 0: none.
+        mult_flag: scale branches by their survival probability in evaluation, as in the paper.
+        mode: ``"batch"`` (the paper), ``"row"`` or ``"subset"``.
+        rescale: ``"eval"``, ``"train"`` or ``"none"``; none given: follows ``mult_flag``.
+        depth_rule: ``"inclusive"`` or ``"paper"``.
+        sync_gates: all processes draw the same gates.
+        sync_batchnorm: batch-norm statistics over all processes (GPUs only); needs ``sync_gates``.
+        weights: file, URL or name of weights to start from.
+        num_classes: length of the output; none given: the classes of the data set.
+        frozen_stem: keep the first convolution and its batch norm as they are loaded.
+        checkpoint_activations: recompute the activations of each block in the backward pass, to save memory.
+        options: further arguments of the builder, such as ``shortcut`` or ``zero_init_residual``.
+    """
+
+    name: str = "cifar_resnet20_stodepth_lineardecay"
+    prob_0_L: tuple[float, float] = (1.0, 0.5)
+    stoch_depth_probability: float | None = None
+    final_stoch_depth_probability: float = 0.5
+    ramp_epochs: int = 0
+    mult_flag: bool = True
+    mode: Literal["batch", "row", "subset"] = "batch"
+    rescale: Literal["eval", "train", "none"] | None = None
+    depth_rule: Literal["inclusive", "paper"] = "inclusive"
+    sync_gates: bool = False
+    sync_batchnorm: bool = False
+    weights: str | None = None
+    num_classes: int | None = None
+    frozen_stem: bool = False
+    checkpoint_activations: bool = False
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", model_name(self.name))
+        for value in self.prob_0_L:
+            within("model.prob_0_L", value, 0.0, 1.0)
+        if self.stoch_depth_probability is not None:
+            within("model.stoch_depth_probability", self.stoch_depth_probability, 0.0, 1.0)
+        within("model.final_stoch_depth_probability", self.final_stoch_depth_probability, 0.0, 1.0)
+        at_least("model.ramp_epochs", self.ramp_epochs, 0)
+        if self.ramp_epochs and self.stoch_depth_probability is not None:
+            raise ValueError("model.ramp_epochs and model.stoch_depth_probability are two schedules: give one of them")
+        if self.sync_batchnorm and not self.sync_gates:
+            raise ValueError(
+                "model.sync_batchnorm=true would wait for processes that drop the block: add model.sync_gates=true"
+            )
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The images.
+
+    Attributes:
+        name: data set; ``folder`` is any folder or archive with ``train/`` (``valid/``, ``test/``) and in each a
+            folder a class.
+        root: folder that holds the data set or receives its download; for ``folder``, ``cinic10`` and ``imagenet``
+            the folder or archive (.tar, .tar.gz, .tar.xz, .zip) itself.
+        cache: folder that archives are unpacked into, once.
+        download: fetch a torchvision data set that is not in ``root``.
+        valid_size: training images held back for validation where the data set has no such split; none given: 5,000
+            (CIFAR), 6,000 (SVHN), else a tenth.
+        split_seed: chooses the images held back.
+        image_size: side in pixels; none given: that of the images up to 64 pixels, else 224.
+        padding: zero padding in pixels before the random crop of small images; none given: 4, less for
+            images below 32 pixels, 0 for SVHN.
+        flip: mirror at random; none given: yes, except for digits and SVHN.
+        mean: of each channel, in [0, 1]; none given: measured on the training images.
+        std: of each channel; goes with ``mean``.
+        unreadable: ``"stop"`` at an image that cannot be read, or ``"skip"`` it with a warning.
+        workers: processes that decode large images.
+        label: what tables and plots call the data set; none given: its usual name, or that of ``root``.
+        fake_images: number of images of ``fake``; a fifth as many for validation and for the test.
+        fake_classes: number of classes of ``fake``.
+    """
+
+    name: DATASETS = "cifar10"
+    root: Path = Path("data")
+    cache: Path = Path("~/.cache/stodepth_models")
+    download: bool = True
+    valid_size: int | None = None
+    split_seed: int = 0
+    image_size: int | None = None
+    padding: int | None = None
+    flip: bool | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    unreadable: Literal["stop", "skip"] = "stop"
+    workers: int = 2
+    label: str | None = None
+    fake_images: int = 500
+    fake_classes: int = 10
+
+    def __post_init__(self) -> None:
+        for name in ("valid_size", "image_size", "fake_images", "fake_classes"):
+            if getattr(self, name) is not None:
+                at_least(f"data.{name}", getattr(self, name), 1)
+        at_least("data.workers", self.workers, 0)
+        if self.padding is not None:
+            at_least("data.padding", self.padding, 0)
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("data.mean and data.std go together: give both or none")
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """Stochastic gradient descent and its learning rate.
+
+    Attributes:
+        lr: peak learning rate, for the global batch.
+        schedule: ``"step"`` multiplies by ``gamma`` after each of ``milestones``; ``"cosine"`` falls to 0;
+            ``"onecycle"`` rises for three tenths of the run and falls to 0; ``"constant"``.
+        milestones: epochs.
+        gamma: factor at a milestone.
+        warmup_epochs: epochs at ``warmup_lr`` before the schedule counts; it keeps its own time.
+        warmup_lr: learning rate in those epochs.
+        momentum: of SGD.
+        nesterov: Nesterov's momentum.
+        dampening: of the momentum; 0 with ``nesterov``.
+        weight_decay: L2 penalty on all parameters.
+        label_smoothing: share of the target spread over all classes.
+        accumulate: micro-batches a step; the global batch is split into them.
+    """
+
+    lr: float = 0.1
+    schedule: Literal["step", "cosine", "onecycle", "constant"] = "cosine"
+    milestones: tuple[int, ...] = ()
+    gamma: float = 0.1
+    warmup_epochs: int = 0
+    warmup_lr: float = 0.01
+    momentum: float = 0.9
+    nesterov: bool = True
+    dampening: float = 0.0
+    weight_decay: float = 1e-4
+    label_smoothing: float = 0.0
+    accumulate: int = 1
+
+    def __post_init__(self) -> None:
+        positive("optim.lr", self.lr)
+        positive("optim.gamma", self.gamma)
+        positive("optim.warmup_lr", self.warmup_lr)
+        within("optim.momentum", self.momentum, 0.0, 1.0)
+        within("optim.dampening", self.dampening, 0.0, 1.0)
+        within("optim.label_smoothing", self.label_smoothing, 0.0, 1.0)
+        at_least("optim.weight_decay", self.weight_decay, 0)
+        at_least("optim.warmup_epochs", self.warmup_epochs, 0)
+        at_least("optim.accumulate", self.accumulate, 1)
+        if self.nesterov and (self.momentum == 0 or self.dampening != 0):
+            raise ValueError("optim.nesterov=true needs optim.momentum above 0 and optim.dampening=0")
