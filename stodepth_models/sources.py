@@ -107,6 +107,8 @@ def read_checkpoint(source: Source, progress: bool = True, check_hash: str | boo
         CheckpointError: damaged, another hash, or no checkpoint. What a download left of it is removed.
         DownloadError: network, server or disk.
     """
+    if isinstance(check_hash, str) and isinstance(source, (WeightsEnum, Mapping)):
+        raise ValueError(f"check_hash is for files and URLs, got {check_hash!r} for {type(source).__name__}")
     if isinstance(source, PublishedWeights):
         return source.read(progress)
     if isinstance(source, WeightsEnum):

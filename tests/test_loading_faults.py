@@ -12,9 +12,11 @@ import threading
 import time
 import warnings
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.error import URLError
 
 import pytest
 import torch
+import torchvision
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save, save_file
@@ -179,6 +181,30 @@ def test_check_hash_is_checked_for_urls_and_paths(server, cache, tmp_path):
         sdm.load_pretrained(tiny(), path.as_uri())
     with pytest.raises(ValueError, match=r"check_hash must be 8 to 64 hexadecimal digits.*got 'abc'"):
         sdm.load_pretrained(tiny(), path, check_hash="abc")
+
+
+def test_check_hash_is_for_files():
+    for source in (WEIGHTS, "CifarResNet20_Weights.CIFAR10_IDELBAYEV"):
+        with pytest.raises(ValueError, match="check_hash is for files and URLs, got '01234567'"):
+            sdm.load_pretrained(tiny(), source, check_hash="01234567")
+
+
+def test_torchvisions_files_are_checked_in_the_cache_too(cache, monkeypatch):
+    member = torchvision.models.ResNet18_Weights.IMAGENET1K_V1
+    cache.mkdir(parents=True)
+    (cache / "resnet18-f37072fd.pth").write_bytes(b"something else")
+    with pytest.raises(sdm.CheckpointError, match=r"resnet18-f37072fd\.pth.* has the SHA-256 .*, expected f37072fd"):
+        sdm.load_pretrained(tiny(), member)
+    assert files(cache) == []
+
+    def unreachable(*args, **kwargs):
+        raise URLError("no route to host")
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", unreachable)
+    with pytest.raises(
+        sdm.DownloadError, match=r"resnet18-f37072fd\.pth cannot be fetched: URLError.*no route to host"
+    ):
+        sdm.load_pretrained(tiny(), member)
 
 
 SECOND_PROCESS = """
