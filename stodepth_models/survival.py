@@ -89,7 +89,7 @@ def set_survival_probs(model: nn.Module, probs: float | Sequence[float]) -> None
     gates = _gates(model)
     if not gates:
         raise ValueError(f"model must have stochastic blocks, got {type(model).__name__} without any")
-    values = list(probs) if isinstance(probs, Iterable) else [probs] * len(gates)
+    values: list[Any] = [probs] * len(gates) if isinstance(probs, (float, int, str)) else list(probs)
     if len(values) != len(gates):
         raise ValueError(f"probs must hold one probability for each of the {len(gates)} blocks, got {len(values)}")
     checked = [check_probability("probs", value) for value in values]  # all of them before the first is set
