@@ -1,0 +1,155 @@
+"""What ``benchmark.py`` compares: models, the gates that they draw, and the limit that those gates set."""
+
+import argparse
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+import torchvision
+from _benchmark_measure import saved_bytes
+from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock, Bottleneck
+
+import stodepth_models as sdm
+from stodepth_models.gates import count_rows
+from stodepth_models.layers import ALL
+
+try:
+    from timm.layers import DropPath as TimmDropPath
+except ImportError:
+    TimmDropPath = None  # type: ignore[assignment, misc]
+
+__all__ = ["FORMATS", "baselines", "candidates", "executed_share", "images", "ours", "precision", "unavoidable_share"]
+
+Gates = list[float]
+"""Share of the rows that survives each gate of a model, in forward order."""
+
+FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+
+
+def images(args: argparse.Namespace) -> Tensor:
+    torch.manual_seed(0)
+    x = torch.randn(args.batch_size, 3, args.image_size, args.image_size)
+    return x.to(args.device, memory_format=FORMATS[args.memory_format])
+
+
+def precision(args: argparse.Namespace) -> AbstractContextManager[Any]:
+    return torch.autocast(args.device, torch.bfloat16) if args.dtype == "bfloat16" else nullcontext()
+
+
+def ours(args: argparse.Namespace, p_last: float, mode: str = "batch") -> nn.Module:
+    """Our model in training."""
+    return _build(args, f"{args.model}_stodepth_lineardecay", prob_0_L=(1.0, p_last), mode=mode)
+
+
+def baselines(args: argparse.Namespace) -> dict[str, nn.Module]:
+    """The baseline, first, and our model at constant depth: one and the same where torchvision has no such model."""
+    twin = {"ours, survival 1": ours(args, 1.0)}
+    return twin if _is_ours_alone(args) else {"torchvision": _build(args, args.model), **twin}
+
+
+def candidates(args: argparse.Namespace) -> dict[str, tuple[nn.Module, list[Gates]]]:
+    """Name, model, and the gates of its passes; the baseline is first. Gates of a mask count with their mean."""
+    survival = sdm.survival_probs(ours(args, args.p_last))
+    stochastic = {f"ours, {mode}": ours(args, args.p_last, mode) for mode in args.modes}
+    constant = {name: (model, [[1.0] * len(survival)] * args.repeats) for name, model in baselines(args).items()}
+    skipping = {name: (model, record_gates(model)) for name, model in stochastic.items()}
+    masking = {name: (model, [survival] * args.repeats) for name, model in _masked(args, survival).items()}
+    return constant | skipping | masking
+
+
+def gates_of(model: nn.Module) -> list[sdm.StochasticResidual]:
+    return [module for module in model.modules() if isinstance(module, sdm.StochasticResidual)]
+
+
+def record_gates(model: nn.Module) -> list[Gates]:
+    """Return a list to which every forward pass from now on adds what its gates drew."""
+    gates = gates_of(model)
+    log: list[Gates] = []
+
+    def watch(index: int, draw: Callable[..., Any]) -> Callable[..., Any]:
+        def drawn(branch: Any, batch: int) -> Any:
+            rows = draw(branch, batch)
+            log[-1][index] = 0.0 if rows is None else 1.0 if rows is ALL else count_rows(rows) / batch
+            return rows
+
+        return drawn
+
+    model.register_forward_pre_hook(lambda *_: log.append([1.0] * len(gates)))
+    for index, gate in enumerate(gates):
+        gate._draw = watch(index, gate._draw)
+    return log
+
+
+def executed_share(args: argparse.Namespace) -> Callable[[Gates], float]:
+    """Share of the FLOPs that gates leave to do: what :func:`sdm.expected_flops` expects of gates that are certain."""
+    model, size = ours(args, 1.0).to("meta"), (1, 3, args.image_size, args.image_size)
+
+    def limit(gates: Gates) -> float:
+        sdm.set_survival_probs(model, gates)
+        return sdm.expected_flops(model, size).share
+
+    return limit
+
+
+def unavoidable_share(args: argparse.Namespace) -> Callable[[Gates], float]:
+    """Share of the saved bytes that gates leave: not those that dropped rows would save in a branch.
+
+    Where all rows are dropped, the block has no output of its own either.
+    """
+    model, x = ours(args, 1.0), images(args)
+    gates, half = gates_of(model), len(x) // 2
+    with precision(args):
+        full, branches = saved_bytes(model, x, gates)
+        # What does not grow with the batch, such as a cast weight, is saved for the first row already.
+        rows = [
+            (all_ - few) / (1 - half / len(x))
+            for all_, few in zip(branches, saved_bytes(model, x[:half], gates)[1], strict=True)
+        ]
+        blocks = []
+        for gate in gates:
+            gate.survival_prob = 0.0
+            blocks.append(full - saved_bytes(model, x)[0])
+            gate.survival_prob = 1.0
+
+    def limit(drawn: Gates) -> float:
+        parts = zip(drawn, rows, blocks, strict=True)
+        return 1 - sum(block if share == 0 else (1 - share) * branch for share, branch, block in parts) / full
+
+    return limit
+
+
+def _masked(args: argparse.Namespace, survival: Gates) -> dict[str, nn.Module]:
+    """What computes every branch and masks it: our own drop-path, torchvision's, and timm's, on the same network."""
+    masks: dict[str, Callable[[float], nn.Module]] = {
+        "torchvision.ops, row": lambda p: torchvision.ops.StochasticDepth(1 - p, "row"),
+        "torchvision.ops, batch": lambda p: torchvision.ops.StochasticDepth(1 - p, "batch"),
+    }
+    if TimmDropPath is None:
+        print("timm is not installed: its drop_path is left out")
+    else:
+        masks["timm drop_path"] = lambda p: TimmDropPath(1 - p)
+    masked = {"masked twin": _mask(ours(args, 1.0), survival, sdm.DropPath)}
+    for name, mask in masks.items():
+        masked[name] = _mask(next(iter(baselines(args).values())), survival, mask)
+    return masked
+
+
+def _mask(model: nn.Module, survival: Gates, mask: Callable[[float], nn.Module]) -> nn.Module:
+    """Put a mask where timm has it: behind the last normalisation of each branch."""
+    blocks = [module for module in model.modules() if isinstance(module, (BasicBlock, Bottleneck))]
+    for block, survival_prob in zip(blocks, survival, strict=True):
+        last = "bn3" if isinstance(block, Bottleneck) else "bn2"
+        block.add_module(last, nn.Sequential(block.get_submodule(last), mask(survival_prob)))
+    return model
+
+
+def _build(args: argparse.Namespace, name: str, **options: Any) -> nn.Module:
+    torch.manual_seed(0)  # the same weights for every model
+    model = torchvision.models.get_model(name, **options)
+    return model.to(args.device, memory_format=FORMATS[args.memory_format])
+
+
+def _is_ours_alone(args: argparse.Namespace) -> bool:
+    return args.model not in torchvision.models.list_models(module=torchvision.models)

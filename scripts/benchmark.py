@@ -1,0 +1,199 @@
+#!/usr/bin/env python3
+"""Time and memory of stochastic depth beside plain torchvision and the peers' masks, in one process.
+
+    python scripts/benchmark.py train memory eval --model resnet50 --batch-size 16 --image-size 128
+
+train    a forward and backward pass; the optimizer, which leaves dropped branches alone too, is not measured
+memory   MiB that a forward pass saves for the backward pass; each repeat draws other gates
+eval     a forward pass in evaluation, before and after fold_rescale
+compile  train under torch.compile, each model as a ratio to itself in eager mode
+
+All models are stepped in rotating order within each repeat, on the same images, after a warm-up, and each is compared
+with the baseline of the same repeat: torchvision's model, or in the CIFAR family ours at survival probability 1. Tables
+show medians and quartiles over the repeats. The limit is what the gates that were really drawn leave: in time the
+executed share of the FLOPs, taking the backward pass as proportional to the forward pass; in memory all bytes but those
+of the rows that a branch leaves out. Masks leave nothing out; their limit is that of the mean gates.
+"""
+
+import argparse
+import json
+import logging
+import platform
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+import torchvision
+from _benchmark_measure import compare, interleave, markdown, saved_bytes
+from _benchmark_models import FORMATS, baselines, candidates, executed_share, images, ours, precision, unavoidable_share
+from torch import nn
+from torch._dynamo.utils import counters
+from torch.nn.functional import cross_entropy
+
+import stodepth_models as sdm
+from stodepth_models.gates import MODES
+
+WARM_UP, COMPILE_WARM_UP = 3, 12  # steps of each model before those that count
+
+Row = dict[str, Any]
+
+
+def run_train(args: argparse.Namespace) -> list[Row]:
+    models = candidates(args)
+    times = measure({name: training_step(model, args) for name, (model, _) in models.items()}, args)
+    limit = executed_share(args)
+    limits = {name: [limit(gates) for gates in drawn[-args.repeats :]] for name, (_, drawn) in models.items()}
+    return rows(times, limits)
+
+
+def run_memory(args: argparse.Namespace) -> list[Row]:
+    x, models = images(args), candidates(args)
+    saved: dict[str, list[float]] = {name: [] for name in models}
+    for repeat in range(args.repeats):
+        for name, (model, _) in models.items():
+            torch.manual_seed(repeat)
+            with precision(args):
+                saved[name].append(saved_bytes(model, x)[0] / 2**20)
+    limit = unavoidable_share(args)
+    limits = {name: [limit(gates) for gates in drawn] for name, (_, drawn) in models.items()}
+    table = rows(saved, limits)
+    return [row | {"mean": f"{fmean(saved[row['candidate']]) / table[0]['median']:.3f}"} for row in table]
+
+
+def run_eval(args: argparse.Namespace) -> list[Row]:
+    scaled, folded = ours(args, args.p_last), ours(args, args.p_last)
+    sdm.fold_rescale(folded)
+    models = baselines(args) | {"ours, scaled": scaled, "ours, fold_rescale": folded}
+    return rows(measure({name: evaluation_step(model, args) for name, model in models.items()}, args))
+
+
+def run_compile(args: argparse.Namespace) -> list[Row]:
+    models = baselines(args) | {f"ours, {mode}": ours(args, args.p_last, mode) for mode in args.modes}
+    return [compile_row(name, model, args) for name, model in models.items()]
+
+
+def compile_row(name: str, model: nn.Module, args: argparse.Namespace) -> Row:
+    torch._dynamo.reset()
+    counters.clear()
+    compiled: Any = torch.compile(model)
+    steps = {"eager": training_step(model, args), "compiled": training_step(compiled, args)}
+    with recompile_limit_hits() as hits:
+        interleave(steps, range(-COMPILE_WARM_UP, 0), args.device)
+        warm = counters["stats"]["unique_graphs"]
+        times = interleave(steps, range(args.repeats), args.device)
+    row = compare(name, times["compiled"], times["eager"], [1.0] * args.repeats)
+    graphs = {"graphs, warm": warm, "graphs, end": counters["stats"]["unique_graphs"]}
+    return row | graphs | {"recompile limit hits": len(hits)}
+
+
+@contextmanager
+def recompile_limit_hits() -> Iterator[list[str]]:
+    """Collect the warnings with which the compiler gives a function up."""
+    logger = logging.getLogger("torch._dynamo.convert_frame")
+    hits: list[str] = []
+
+    def keep(record: logging.LogRecord) -> bool:
+        if "hit config" in str(record.msg):
+            hits.append(record.getMessage())
+        return True
+
+    logger.addFilter(keep)
+    try:
+        yield hits
+    finally:
+        logger.removeFilter(keep)
+
+
+def training_step(model: nn.Module, args: argparse.Namespace) -> Callable[[], None]:
+    x = images(args)
+    labels = torch.zeros(len(x), dtype=torch.long, device=x.device)
+
+    def step() -> None:
+        model.zero_grad(set_to_none=True)
+        with precision(args):
+            loss = cross_entropy(model(x), labels)
+        loss.backward()
+
+    return step
+
+
+def evaluation_step(model: nn.Module, args: argparse.Namespace) -> Callable[[], None]:
+    x = images(args)
+    model.eval()
+
+    def step() -> None:
+        with torch.inference_mode(), precision(args):
+            model(x)
+
+    return step
+
+
+def measure(steps: dict[str, Callable[[], None]], args: argparse.Namespace) -> dict[str, list[float]]:
+    interleave(steps, range(-WARM_UP, 0), args.device)
+    return interleave(steps, range(args.repeats), args.device)
+
+
+def rows(values: dict[str, list[float]], limits: dict[str, list[float]] | None = None) -> list[Row]:
+    """Compare everything with the first; without limits with 1."""
+    base = values[next(iter(values))]
+    ones = [1.0] * len(base)
+    return [compare(name, values[name], base, limits[name] if limits else ones) for name in values]
+
+
+CASES: dict[str, tuple[Callable[[argparse.Namespace], list[Row]], str, tuple[str, ...]]] = {
+    "train": (run_train, "ms", ()),
+    "memory": (run_memory, "MiB", ("mean",)),
+    "eval": (run_eval, "ms", ()),
+    "compile": (run_compile, "ms", ("graphs, warm", "graphs, end", "recompile limit hits")),
+}
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cases", nargs="+", choices=CASES, metavar="case", help=", ".join(CASES))
+    parser.add_argument("--model", default="resnet50", help="builder without its suffix (default: %(default)s)")
+    parser.add_argument("--batch-size", type=int, default=16, help="images a step, at least 2 (default: %(default)s)")
+    parser.add_argument("--image-size", type=int, help="pixels (default: 32 for cifar_*, else 128)")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="bfloat16 is autocast")
+    parser.add_argument("--memory-format", choices=FORMATS, default="contiguous")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda takes times from CUDA events")
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
+    parser.add_argument("--p-last", type=float, default=0.5, help="survival of the last block (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=7, help="steps of each model that count (default: %(default)s)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write settings and results to FILE")
+    args = parser.parse_args(argv)
+    if args.batch_size < 2 or args.repeats < 1:
+        parser.error("--batch-size must be at least 2, --repeats at least 1")
+    args.image_size = args.image_size or (32 if args.model.startswith("cifar_") else 128)
+    return args
+
+
+def environment(args: argparse.Namespace) -> str:
+    cpu = f"CPU, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
+    device = torch.cuda.get_device_name() if args.device == "cuda" else cpu
+    versions = f"torch {torch.__version__}, torchvision {torchvision.__version__}"
+    return f"{device}; Python {platform.python_version()}, {versions}"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse(argv)
+    machine = environment(args)
+    results = {}
+    print(machine)
+    for case in args.cases:
+        run, unit, extra = CASES[case]
+        results[case] = run(args)
+        size = f"batch {args.batch_size}, {args.image_size}x{args.image_size}"
+        print(f"\n{case}: {args.model}, {size}, {args.dtype}, {args.memory_format}, p_L = {args.p_last:g}\n")
+        print(markdown(results[case], unit, extra))
+    if args.json:
+        settings = {name: value for name, value in vars(args).items() if name != "json"}
+        report = {"settings": settings, "machine": machine, "results": results}
+        args.json.write_text(json.dumps(report, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

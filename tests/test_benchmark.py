@@ -1,0 +1,162 @@
+"""The benchmark's arithmetic on numbers made by hand, what it counts, and one small run from end to end."""
+
+import importlib
+import json
+import logging
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import stodepth_models as sdm
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "scripts"))
+benchmark = importlib.import_module("benchmark")
+measure = importlib.import_module("_benchmark_measure")
+models = importlib.import_module("_benchmark_models")
+
+TINY = ["--model", "cifar_resnet20", "--batch-size", "4", "--repeats", "2"]
+FLOAT = 4
+
+
+def args(*more):
+    return benchmark.parse(["train", *TINY, *more])
+
+
+def test_ratios_are_taken_within_a_repeat_and_against_the_limit_of_the_same_repeat():
+    row = measure.compare("x", [2.0, 9.0, 4.0], [4.0, 9.0, 2.0], [0.5, 1.0, 0.8])
+    assert row["ratio"] == [0.75, 1.0, 1.5]  # of 0.5, 1 and 2
+    assert row["ratio_to_limit"] == [1.0, 1.0, 1.75]  # of 1, 1 and 2.5
+    assert (row["candidate"], row["limit"], row["median"]) == ("x", 0.8, 4.0)
+
+
+def test_a_single_repeat_has_no_spread():
+    assert measure.spread([3.0]) == [3.0, 3.0, 3.0]
+
+
+def test_markdown_has_the_limit_in_each_row():
+    row = measure.compare("x", [1.0, 2.0], [2.0, 2.0], [0.5, 0.5]) | {"graphs": 7}
+    assert measure.markdown([row], "ms", ["graphs"]).splitlines() == [
+        "| candidate | ratio (quartiles) | limit | ratio / limit (quartiles) | ms | graphs |",
+        "| --- | --- | --- | --- | --- | --- |",
+        "| x | 0.750 (0.625-0.875) | 0.500 | 1.500 (1.250-1.750) | 1.5 | 7 |",
+    ]
+
+
+def test_the_order_rotates_and_every_step_of_a_repeat_draws_from_the_same_stream():
+    calls = []
+    steps = {name: lambda name=name: calls.append((name, torch.rand(()).item())) for name in "abc"}
+    times = measure.interleave(steps, range(4), "cpu")
+    assert "".join(name for name, _ in calls) == "abcbcacababc"
+    draws = [draw for _, draw in calls]
+    assert all(len(set(draws[start : start + 3])) == 1 for start in range(0, 12, 3))
+    assert len(set(draws)) == 4
+    assert {name: len(values) for name, values in times.items()} == {"a": 4, "b": 4, "c": 4}
+
+
+def test_saved_bytes_counts_a_storage_once_and_no_parameters():
+    x = torch.rand(2, 3, 8, 8)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1, bias=False), nn.ReLU(), nn.Conv2d(4, 5, 1, bias=False))
+    # The first convolution saves its input, the ReLU its output, which is the second convolution's input too.
+    assert measure.saved_bytes(net, x, [net[1]]) == (FLOAT * 2 * (3 + 4) * 64, [FLOAT * 2 * 4 * 64])
+    assert measure.saved_bytes(net, x) == (FLOAT * 2 * (3 + 4) * 64, [])
+
+
+def test_a_network_that_drops_everything_saves_its_stem_three_outputs_and_the_features():
+    model = models.ours(args(), 0.5)
+    sdm.set_survival_probs(model, 0.0)
+    stem = 3 * 32 * 32 + 2 * 16 * 32 * 32  # images; what the batch norm and the ReLU save
+    shortcuts = 32 * 16 * 16 + 64 * 8 * 8  # the two ReLUs behind a shortcut that changes the shape
+    statistics = 2 * 16  # of the stem's batch norm, for the whole batch
+    expected = FLOAT * (4 * (stem + shortcuts + 64) + statistics)
+    assert measure.saved_bytes(model, models.images(args()))[0] == expected
+
+
+def test_recorded_gates_are_those_that_were_drawn():
+    model = models.ours(args(), 0.5, "subset")
+    sdm.set_survival_probs(model, [1.0, 0.0, 0.25, *[0.5] * 6])
+    log = models.record_gates(model)
+    for _ in range(2):
+        model(torch.rand(4, 3, 32, 32))
+    assert log == [[1.0, 0.0, 0.25, *[0.5] * 6]] * 2
+
+
+def test_the_limits_are_those_of_the_gates():
+    model = models.ours(args(), 0.5)
+    executed, unavoidable = models.executed_share(args()), models.unavoidable_share(args())
+    gates = [1.0, 0.0] * 4 + [0.0]
+    sdm.set_survival_probs(model, gates)
+    assert executed(gates) == sdm.expected_flops(model, (1, 3, 32, 32)).share
+    full = measure.saved_bytes(models.ours(args(), 1.0), models.images(args()))[0]
+    assert unavoidable(gates) == pytest.approx(measure.saved_bytes(model, models.images(args()))[0] / full, rel=1e-6)
+    assert executed([1.0] * 9) == unavoidable([1.0] * 9) == 1.0
+
+
+def test_masks_compute_every_branch_and_throw_it_away():
+    seen = []
+    for name, (model, _) in models.candidates(args("--p-last", "0")).items():
+        if not name.startswith("ours"):
+            last = model.layer3[2]
+            last.conv2.register_forward_hook(lambda *_, name=name: seen.append(name))
+            last.bn2.register_forward_hook(lambda _, inputs, out: seen.append(bool(inputs[0].any() and not out.any())))
+            model(torch.rand(4, 3, 32, 32))
+    masks = ["masked twin", "torchvision.ops, row", "torchvision.ops, batch", "timm drop_path"]
+    assert seen == [entry for name in masks for entry in (name, True)]
+
+
+def test_timm_is_left_out_where_it_is_absent(monkeypatch, capsys):
+    monkeypatch.setattr(models, "TimmDropPath", None)
+    assert "timm drop_path" not in models.candidates(args())
+    assert capsys.readouterr().out == "timm is not installed: its drop_path is left out\n"
+
+
+def test_warnings_of_the_recompile_limit_are_counted():
+    logger = logging.getLogger("torch._dynamo.convert_frame")
+    with benchmark.recompile_limit_hits() as hits:
+        logger.warning("torch._dynamo hit config.%s (%s)", "recompile_limit", 8)
+        logger.warning("something else")
+    assert hits == ["torch._dynamo hit config.recompile_limit (8)"]
+    assert not logger.filters
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # the compiler reads it while it traces
+def test_compiling_reports_graphs_that_stay(monkeypatch):
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))  # traced, not translated
+    row = benchmark.compile_row("ours, batch", models.ours(args(), 0.5), args())
+    assert row["graphs, warm"] == row["graphs, end"] > 1
+    assert row["recompile limit hits"] == 0
+    assert row["limit"] == 1.0
+
+
+@pytest.mark.parametrize("wrong", [["--batch-size", "1"], ["--repeats", "0"]])
+def test_settings_that_cannot_be_measured_are_refused(wrong, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        args(*wrong)
+    assert "--batch-size must be at least 2, --repeats at least 1" in capsys.readouterr().err
+
+
+def test_a_small_run_from_end_to_end(tmp_path, capsys):
+    file = tmp_path / "report.json"
+    benchmark.main(["train", "memory", "eval", *TINY, "--json", str(file)])
+    report = json.loads(file.read_text())
+    assert report["settings"]["model"] == "cifar_resnet20"
+    assert report["settings"]["p_last"] == 0.5
+    table = {case: {row["candidate"]: row for row in rows} for case, rows in report["results"].items()}
+    gated = [f"ours, {mode}" for mode in ("batch", "row", "subset")]
+    masks = ["masked twin", "torchvision.ops, row", "torchvision.ops, batch", "timm drop_path"]
+    assert list(table["train"]) == list(table["memory"]) == ["ours, survival 1", *gated, *masks]
+    assert list(table["eval"]) == ["ours, survival 1", "ours, scaled", "ours, fold_rescale"]
+    for row in table["train"].values():
+        assert row["ratio"] == sorted(row["ratio"])
+        assert 0 < row["limit"] <= 1
+    survival = sdm.linear_decay(9)
+    assert table["train"]["timm drop_path"]["limit"] == models.executed_share(args())(survival)
+    memory = table["memory"]
+    for name in masks:  # a mask is saved beside everything else
+        assert memory[name]["ratio"] == pytest.approx([1.0, 1.0, 1.0], abs=1e-3)
+    assert 0.5 < memory["ours, batch"]["limit"] < 1.0
+    assert memory["ours, batch"]["ratio_to_limit"] == pytest.approx([1.0, 1.0, 1.0], rel=1e-6)
+    assert capsys.readouterr().out.count("| limit |") == 3
