@@ -10,12 +10,12 @@ __all__ = ["check_swappable", "gates_of", "make_stochastic", "restore"]
 
 
 def check_swappable(name: str, block: nn.Module) -> None:
-    """Refuse a block whose class does not decide what it computes.
+    """Refuse a plain block whose class does not decide what it computes.
 
     Raises:
         ValueError: the block has a ``forward`` of its own.
     """
-    if "forward" in vars(block):
+    if "forward" in vars(block) and not gates_of(block):
         raise ValueError(
             f"{name or 'the model'} has a forward method of its own, which would hide the stochastic one: "
             "call apply_stochastic_depth before what has replaced it"

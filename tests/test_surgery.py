@@ -478,6 +478,11 @@ def test_a_block_whose_forward_has_been_replaced_is_refused():
     with pytest.raises(ValueError, match=r"layer2\.0 has a forward method of its own"):
         apply_stochastic_depth(model)
     assert type(model.layer1[0]) is BasicBlock
+    del model.layer2[0].forward
+    apply_stochastic_depth(model)
+    block = model.layer2[0]
+    block.forward = lambda x, inner=block.forward: inner(x)  # around the stochastic one: the gates stay in force
+    assert apply_stochastic_depth(model, drop_rate=0.5) == 5
 
 
 def test_a_scale_that_no_weight_can_hold_is_refused_and_nothing_changes():
