@@ -68,7 +68,7 @@ class TrainBatches:
         micro_batches = [indices.tolist() for step in steps for indices in step.micro_batches]
         decoded = iter(_file_loader(self.data, self.data.train, micro_batches, self.workers, self.order.seed, epoch))
         for step in steps:
-            parts = [next(decoded) for _ in step.micro_batches]
+            parts = [_next(decoded) for _ in step.micro_batches]
             yield Batch([(self.standardise(x.to(self.device)), y.to(self.device)) for x, y in parts], step.size)
 
 
@@ -102,6 +102,14 @@ class EvaluationBatches:
             return
         for images, labels in _file_loader(self.data, self.split, [i.tolist() for i in self.indices], self.workers):
             yield self.standardise(images.to(self.device)), labels.to(self.device)
+
+
+def _next(decoded: Iterator[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """The next batch; what a worker process says of a damaged image, without the worker's traceback."""
+    try:
+        return next(decoded)
+    except ValueError as error:
+        raise ValueError(str(error).strip().splitlines()[-1].removeprefix("ValueError: ")) from None
 
 
 class _Memory:

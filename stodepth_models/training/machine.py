@@ -6,11 +6,12 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedType
 
 from .outcome import SettingsError
 
-__all__ = ["device_name", "make_accelerator", "peak_memory"]
+__all__ = ["any_process", "device_name", "make_accelerator", "peak_memory"]
 
 _SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
 
@@ -21,8 +22,11 @@ def make_accelerator(
     """Return Accelerate's view of the devices and processes that this process was launched with.
 
     Raises:
-        SettingsError: launched for FSDP, DeepSpeed or Megatron-LM.
+        SettingsError: a tracker is not installed, or launched for FSDP, DeepSpeed or Megatron-LM.
     """
+    missing = sorted(set(trackers) - {kind.value for kind in get_available_trackers()})
+    if missing:
+        raise SettingsError(f"trackers: {', '.join(missing)} not installed: pip install it, or leave it out")
     accelerator = Accelerator(
         cpu=cpu or not torch.accelerator.is_available(), mixed_precision=precision, log_with=list(trackers) or None,
         project_dir=folder, kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=False)],
@@ -33,6 +37,14 @@ def make_accelerator(
             "launch with torchrun; every model of the zoo fits on one GPU"
         )
     return accelerator
+
+
+def any_process(accelerator: Accelerator, *flags: bool) -> tuple[bool, ...]:
+    """Return for each flag whether any process has raised it; all processes must call."""
+    if accelerator.num_processes == 1:
+        return flags
+    votes = torch.tensor(flags, dtype=torch.float32, device=accelerator.device)
+    return tuple((accelerator.reduce(votes, "sum") > 0).tolist())
 
 
 def peak_memory(device: torch.device) -> float:

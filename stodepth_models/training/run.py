@@ -58,6 +58,7 @@ class Run:
         """
         while self.trainer.progress.epoch < self.config.epochs:
             self._epoch()
+            self.trainer.heed_signals()
         progress = self.trainer.progress
         last = self._evaluate(self.data.test)
         self._write_weights(self.folder.last, progress.epoch)

@@ -14,6 +14,7 @@ from . import checkpoint
 from .config import TrainConfig
 from .data import Data
 from .loaders import Batch, TrainBatches
+from .machine import any_process
 from .models import Shares, build_model, freeze_stem, prepare_for_training
 from .optim import make_optimizer, make_survival_schedule
 from .order import EpochOrder
@@ -74,7 +75,8 @@ class Trainer:
         freeze_stem(self.bare, self.config.model)
         self.pending: list[Tensor] = []
         before = progress.epoch_seconds
-        bar = self._bar()
+        show = self.config.progress and self.accelerator.is_main_process
+        bar = EpochBar(progress.epoch + 1, self.config.epochs, self.steps_per_epoch, progress.step_in_epoch, show)
         try:
             for batch in self.batches.epoch(progress.epoch, progress.step_in_epoch):
                 self._step(batch)
@@ -122,25 +124,27 @@ class Trainer:
             probs = survival_probs(self.bare) or [1.0]
             bar.update(steps, loss / count, right / count, speed.images_per_second, sum(probs) / len(probs))
         stopping, by_clock = self._agree(due)
-        if last:
-            return  # the end of the epoch writes a checkpoint
-        if stopping or by_clock or by_step:
-            self._collect()
+        if not last and (stopping or by_clock or by_step):  # the end of an epoch writes one anyway
             path = self.save()
             if stopping:
                 raise Interrupted(f"stopped by {self.stop.name or 'a signal'} at step {progress.step}: saved {path}")
 
-    def _agree(self, due: bool) -> tuple[bool, bool]:
-        """Whether to stop and whether to save, the same on all processes."""
-        by_clock = time.monotonic() - self.saved > 60 * self.config.checkpoint_minutes
-        flags = (bool(self.stop.name), by_clock)
-        if self.accelerator.num_processes == 1:
-            return flags
-        if not due:
+    def heed_signals(self) -> None:
+        """Stop between two epochs, where a checkpoint has just been written.
+
+        Raises:
+            Interrupted: a signal came, and there are epochs left.
+        """
+        stopping, _ = self._agree(due=True)
+        if stopping and self.progress.epoch < self.config.epochs:
+            raise Interrupted(f"stopped by {self.stop.name or 'a signal'} after epoch {self.progress.epoch}")
+
+    def _agree(self, due: bool) -> tuple[bool, ...]:
+        """Whether to stop and whether to save, the same on all processes, which talk about it only when it is due."""
+        if not due and self.accelerator.num_processes > 1:
             return False, False
-        votes = torch.tensor(flags, dtype=torch.float32, device=self.accelerator.device)
-        stopping, by_clock = (self.accelerator.reduce(votes, "sum") > 0).tolist()
-        return stopping, by_clock
+        by_clock = time.monotonic() - self.saved > 60 * self.config.checkpoint_minutes
+        return any_process(self.accelerator, bool(self.stop.name), by_clock)
 
     def _collect(self) -> int:
         """Add up the steps since the last call over all processes, and return their number."""
@@ -174,6 +178,7 @@ class Trainer:
 
     def save(self) -> Any:
         """Write a checkpoint from the main process and return its path; all processes must call."""
+        self._collect()
         state = save_parts(self._parts()) | {"rng": get_rng(self.accelerator)}
         self.saved = time.monotonic()
         if not self.accelerator.is_main_process:
@@ -192,8 +197,3 @@ class Trainer:
             "model": self.bare, "optimizer": self.optimizer, "scheduler": self.scheduler, "survival": self.survival,
             "scaler": self.accelerator.scaler, "progress": self.progress,
         }  # fmt: skip
-
-    def _bar(self) -> EpochBar:
-        show = self.config.progress and self.accelerator.is_main_process
-        progress = self.progress
-        return EpochBar(progress.epoch + 1, self.config.epochs, self.steps_per_epoch, progress.step_in_epoch, show)

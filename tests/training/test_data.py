@@ -107,6 +107,16 @@ def test_an_unreadable_image_is_named_and_stops_or_is_skipped(tmp_path):
     assert len(large.train.labels) + len(large.valid.labels) == 11
 
 
+def test_a_damaged_large_image_is_named_by_whichever_process_meets_it(tmp_path):
+    root = make_folder(tmp_path / "set", side=80)
+    data = load_data(folder(root))
+    data.train.paths[4].write_bytes(b"no picture")
+    for workers in (0, 1):
+        batches = TrainBatches(data, EpochOrder(len(data.train.labels), 4, 0), CPU, workers)
+        with pytest.raises(ValueError, match=r"^[^\n]*\.png cannot be read as an image [^\n]*$"):
+            list(batches.epoch(0))
+
+
 def test_folders_that_cannot_be_trained_on_are_refused(tmp_path):
     empty = make_folder(tmp_path / "empty")
     (empty / "train" / "bird").mkdir()

@@ -90,6 +90,17 @@ def test_a_run_stopped_in_the_middle_of_an_epoch_ends_with_the_same_weights(undi
     assert losses[0] == pytest.approx(losses[1], rel=1e-12)
 
 
+def test_a_signal_is_heeded_between_epochs_of_a_single_step(tmp_path, monkeypatch):
+    monkeypatch.setattr(engine, "StopRequest", lambda: Stop(0))
+    assert train(settings(tmp_path, batch_size=80)) == EXIT_RESUME_ME
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 1
+
+
+def test_a_tracker_that_is_not_installed_is_named(tmp_path):
+    with pytest.raises(SettingsError, match="trackers: nothing not installed"):
+        train(settings(tmp_path, trackers=("nothing",)))
+
+
 def test_a_survival_schedule_resumes_bit_by_bit(tmp_path, monkeypatch):
     for model in (ModelConfig(ramp_epochs=2), ModelConfig(stoch_depth_probability=1.0)):
         whole, parts = tmp_path / f"whole{model.ramp_epochs}", tmp_path / f"parts{model.ramp_epochs}"
