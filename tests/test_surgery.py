@@ -171,7 +171,9 @@ def test_a_second_call_replaces_the_settings():
     model, once, x = small_net(Unit(), Unit()), small_net(Unit(), Unit()), images()
     once.load_state_dict(model.state_dict())
     apply_stochastic_depth(model, stochastic_method="sample", drop_rate=0.9, rescale="eval")
+    gates = [module for module in model.modules() if isinstance(module, StochasticGate)]
     assert apply_stochastic_depth(model, drop_rate=0.4) == 2
+    assert [module for module in model.modules() if isinstance(module, StochasticGate)] == gates
     apply_stochastic_depth(once, drop_rate=0.4)
     assert repr(model) == repr(once)
     assert torch.equal(logits(model, x), logits(once, x))
