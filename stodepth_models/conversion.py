@@ -2,10 +2,13 @@
 
 import copy
 
+import torch
 from torch import nn
 from torchvision.models import ResNet
+from torchvision.models.resnet import BasicBlock
 
 from .fold import fold_rescale, gated_blocks
+from .known_blocks import original_class
 from .layers import StochasticGate
 from .recipe import Recorded
 
@@ -35,20 +38,25 @@ def to_torchvision(model: nn.Module) -> ResNet:
     plain = copy.deepcopy(model)
     fold_rescale(plain)
     for _, block, gate in gated_blocks(plain):
-        _become_torchvision(block)
         del block._modules[next(name for name, child in block.named_children() if child is gate)]
+        _check_torchvisions(block)
     others = [name for name, module in plain.named_modules() if isinstance(module, StochasticGate)]
     if others:
         raise ValueError(f"gates must sit in torchvision's residual blocks, got others at {', '.join(others)}")
-    _become_torchvision(plain)
-    for attribute in ("recipe", "categories", "_hub_mixin_config"):
-        plain.__dict__.pop(attribute, None)
+    for module in plain.modules():
+        module.__class__ = _foreign_class(module)
+    with torch.device("meta"):
+        reference = vars(ResNet(BasicBlock, [1, 1, 1, 1]))
+    for attribute in {*vars(plain)} - {*reference}:  # what this package notes on a model
+        delattr(plain, attribute)
     return plain
 
 
-def _become_torchvision(module: nn.Module) -> None:
-    """Make a module of a class derived from torchvision's one of torchvision's."""
-    base = next((cls for cls in type(module).__mro__ if cls.__module__.startswith("torchvision.")), None)
-    if base is None:
-        raise ValueError(f"gates must sit in torchvision's residual blocks, got one in {type(module).__name__}")
-    module.__class__ = base
+def _foreign_class(module: nn.Module) -> type[nn.Module]:
+    """The class of a module, or the nearest base that is not of this package."""
+    return next(cls for cls in original_class(type(module)).__mro__ if cls.__module__.split(".")[0] != __package__)
+
+
+def _check_torchvisions(block: nn.Module) -> None:
+    if not _foreign_class(block).__module__.startswith("torchvision."):
+        raise ValueError(f"gates must sit in torchvision's residual blocks, got one in {type(block).__name__}")

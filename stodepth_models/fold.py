@@ -40,7 +40,10 @@ def fold_into(state: dict[str, Tensor], model: nn.Module, scales: Sequence[float
     blocks = gated_blocks(model)
     sources = [1.0] * len(blocks) if scales is None else list(scales)
     if len(sources) != len(blocks):
-        raise ValueError(f"the source has {len(sources)} stochastic blocks, the model {len(blocks)}")
+        raise ValueError(
+            f"the source has {len(sources)} stochastic blocks, the model {len(blocks)}; for a plain model, load into a "
+            "stochastic one and use to_torchvision"
+        )
     folded = dict(state)
     for (name, block, gate), source in zip(blocks, sources, strict=True):
         if source == gate.eval_scale:

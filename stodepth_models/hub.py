@@ -66,10 +66,11 @@ class HubModel(
             ValueError: an option that is not allowed, or a model of the other family.
         """
         source = pretrained_model_name_or_path
+        remote = {key: options.pop(key) for key in REMOTE_OPTIONS if key in options}
         if Path(source).is_dir():
-            return super().from_pretrained(source, **options)
+            return super().from_pretrained(source, overrides=options, **remote)
         try:
-            return super().from_pretrained(str(source), **options)
+            return super().from_pretrained(str(source), overrides=options, **remote)
         except HFValidationError:
             raise DownloadError(f"{source} is neither a folder nor the name of a repository, org/name") from None
         except OSError as error:
@@ -78,9 +79,14 @@ class HubModel(
 
     @classmethod
     def _from_pretrained(
-        cls: type[Model], *, model_id: str, config: Mapping[str, Any] | None = None, **options: Any
+        cls: type[Model],
+        *,
+        model_id: str,
+        overrides: Mapping[str, Any],
+        config: Mapping[str, Any] | None = None,
+        **given: Any,  # by the mixin: remote options, and what of the configuration the constructor might take
     ) -> Model:
-        remote = {key: options.pop(key) for key in REMOTE_OPTIONS}
+        remote = {key: given[key] for key in REMOTE_OPTIONS}
         in_folder = Path(model_id).is_dir()
         path = Path(model_id, WEIGHTS) if in_folder else Path(hf_hub_download(model_id, WEIGHTS, **remote))
         if not path.is_file():
@@ -89,7 +95,7 @@ class HubModel(
         config = parse_config(json.dumps(config), f"{model_id}/{CONFIG}") or checkpoint.config
         if config is None:
             raise CheckpointError(f"{model_id} was not saved by save_pretrained: build a model and use load_pretrained")
-        model = rebuild(config, options)
+        model = rebuild(config, overrides)
         if not isinstance(model, cls):
             raise ValueError(f"{model_id} holds a {type(model).__name__}, use {type(model).__name__}.from_pretrained")
         load_checkpoint(model, checkpoint)

@@ -10,8 +10,8 @@ __all__ = ["CLASSIFIER", "OPTIONAL", "canonical", "canonical_names", "unwrap"]
 
 # Keys under which training scripts nest the weights. Averages come first: they are what such scripts evaluate.
 WRAPPERS = (
-    *("state_dict_ema", "model_ema", "ema_state_dict", "ema"),
-    *("state_dict", "model_state_dict", "model_state", "model", "network", "net", "module", "weights"),
+    *("state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "ema", "params_ema", "shadow"),
+    *("state_dict", "model_state_dict", "model_state", "model", "network", "net", "module", "weights", "params"),
 )
 
 # Applied in this order to every name, of the file and of the model alike.

@@ -30,6 +30,8 @@ def test_a_plain_resnet_with_the_same_outputs(builder, block, options):
     torch.testing.assert_close(plain(x), model(x), rtol=0, atol=1e-5)
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
     assert list(plain.state_dict()) == list(before)
+    assert vars(plain).keys() == vars(torchvision.models.resnet18()).keys()
+    assert not [m for m in plain.modules() if type(m).__module__.startswith("stodepth_models")]
     assert b"stodepth" not in pickle.dumps(plain)
 
 

@@ -144,6 +144,7 @@ LAYOUTS = {
     "nested": lambda s: {"checkpoint": 1, "model": {"state_dict": prefixed(s, "module.")}},
     "before PyTorch 0.4.1": lambda s: {k: v for k, v in s.items() if not k.endswith("num_batches_tracked")},
     "profiled": lambda s: {**s, "total_ops": torch.zeros(1), "layer1.0.conv1.total_params": torch.zeros(1)},
+    "a home-made average": lambda s: {"model": {k: v * 0 for k, v in s.items()}, "ema": {"decay": 0.999, "shadow": s}},
     "average beside": lambda s: {"model": {k: v * 0 for k, v in s.items()}, "model_ema": s},
     "timm average": lambda s: {"state_dict": {k: v * 0 for k, v in s.items()}, "state_dict_ema": s},
 }
