@@ -78,14 +78,14 @@ def saved_bytes(model: nn.Module, x: Tensor, parts: Sequence[nn.Module] = ()) ->
     Each storage counts once, and whole. Parameters and buffers exist anyway and do not count.
     """
     exempt = {t.untyped_storage().data_ptr() for t in [*model.parameters(), *model.buffers()]}
-    saved: dict[int, int] = {}  # address and size: tensors in a list of our own would keep the graph alive
+    saved: dict[int, int] = {}  # address and size: a tensor kept here would keep the graph alive
     inside = [0] * len(parts)
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in exempt:
             saved[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        return tensor.detach()  # a node that holds its own output would never be freed
 
     def mark(part: int, sign: int) -> Callable[..., None]:
         def hook(*_: Any) -> None:

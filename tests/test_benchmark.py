@@ -4,6 +4,7 @@ import importlib
 import json
 import logging
 import sys
+import weakref
 from functools import partial
 from pathlib import Path
 
@@ -63,6 +64,14 @@ def test_saved_bytes_counts_a_storage_once_and_no_parameters():
     # The first convolution saves its input, the ReLU its output, which is the second convolution's input too.
     assert measure.saved_bytes(net, x, [net[1]]) == (FLOAT * 2 * (3 + 4) * 64, [FLOAT * 2 * 4 * 64])
     assert measure.saved_bytes(net, x) == (FLOAT * 2 * (3 + 4) * 64, [])
+
+
+def test_counting_saved_bytes_keeps_nothing_alive():
+    alive = []
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, 1))
+    net[1].register_forward_hook(lambda _, inputs, out: alive.append(weakref.ref(out)))
+    measure.saved_bytes(net, torch.rand(2, 3, 8, 8))
+    assert [reference() for reference in alive] == [None]
 
 
 def test_a_network_that_drops_everything_saves_its_stem_three_outputs_and_the_features():
