@@ -82,9 +82,8 @@ class HubModel(
         cls: type[Model],
         *,
         model_id: str,
-        overrides: Mapping[str, Any],
         config: Mapping[str, Any] | None = None,
-        **given: Any,  # by the mixin: remote options, and what of the configuration the constructor might take
+        **given: Any,  # `overrides`; by the mixin remote options and parts of the configuration
     ) -> Model:
         remote = {key: given[key] for key in REMOTE_OPTIONS}
         in_folder = Path(model_id).is_dir()
@@ -95,7 +94,7 @@ class HubModel(
         config = parse_config(json.dumps(config), f"{model_id}/{CONFIG}") or checkpoint.config
         if config is None:
             raise CheckpointError(f"{model_id} was not saved by save_pretrained: build a model and use load_pretrained")
-        model = rebuild(config, overrides)
+        model = rebuild(config, given["overrides"])
         if not isinstance(model, cls):
             raise ValueError(f"{model_id} holds a {type(model).__name__}, use {type(model).__name__}.from_pretrained")
         load_checkpoint(model, checkpoint)
