@@ -28,7 +28,8 @@ def load_data(limit, batch_size):
     """Loaders of training and of held-out images, 80 : 20, the same split every time."""
     digits = load_digits()
     grey = torch.tensor(digits.images / 16.0, dtype=torch.float32).unsqueeze(1)  # (1797, 1, 8, 8) in [0, 1]
-    images = interpolate((grey - grey.mean()) / grey.std(), size=32, mode="bilinear").expand(-1, 3, -1, -1)
+    # 16 instead of CIFAR's 32 pixels: the network takes any size, and a quarter of the pixels is a quarter of the time.
+    images = interpolate((grey - grey.mean()) / grey.std(), size=16, mode="bilinear").expand(-1, 3, -1, -1)
     labels = torch.tensor(digits.target)
     train, test = train_test_split(range(len(labels)), test_size=0.2, random_state=0, stratify=labels)
     train, test = (TensorDataset(images[rows][:limit], labels[rows][:limit]) for rows in (train, test))
@@ -112,7 +113,7 @@ def draw(logs, path):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--epochs", type=int, default=5, help="passes over the training images (default: %(default)s)")
+    parser.add_argument("--epochs", type=int, default=15, help="passes over the training images (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=32, help="images a step (default: %(default)s)")
     parser.add_argument("--images", type=int, help="at most so many images in each split (default: all)")
     parser.add_argument("--seed", type=int, default=0, help="of weights, data order and gates (default: %(default)s)")
@@ -123,8 +124,8 @@ def main():
     logs, expected = {}, {}
     for name, prob_0_L in TWINS.items():
         torch.manual_seed(args.seed)
-        model = sdm.cifar_resnet20_stodepth_lineardecay(prob_0_L=prob_0_L, mode="subset")
-        expected[name] = sdm.expected_flops(model, (1, 3, 32, 32)).share
+        model = sdm.cifar_resnet20_stodepth_lineardecay(prob_0_L=prob_0_L)
+        expected[name] = sdm.expected_flops(model, (1, 3, 16, 16)).share
         logs[name] = train(name, model, train_data, test_data, args.epochs)
     print_table(logs, expected)
     draw(logs, args.picture)
