@@ -4,10 +4,8 @@ from copy import deepcopy
 
 import torch
 from torch import nn
-from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
 from torchvision.models import get_model
 
-from ..blocks import StoDepthBasicBlock, StoDepthBottleneck
 from ..survival import expected_flops, set_survival_probs, survival_probs
 from .config import ModelConfig
 
@@ -30,22 +28,19 @@ def build_model(config: ModelConfig, num_classes: int | None) -> nn.Module:
         return get_model(
             config.name, prob_0_L=config.prob_0_L, mult_flag=config.mult_flag, mode=config.mode,
             rescale=config.rescale, depth_rule=config.depth_rule, sync_gates=config.sync_gates,
-            weights=config.weights, **options,
+            weights=config.weights, checkpoint_stages=config.checkpoint_stages, **options,
         )  # fmt: skip
     except TypeError as error:
         raise ValueError(f"model.options: {error}") from None
 
 
 def prepare_for_training(model: nn.Module, config: ModelConfig) -> nn.Module:
-    """Return the model with synchronised batch norm, activation checkpoints and a frozen stem, as configured."""
+    """Return the model with synchronised batch norm and a frozen stem, as configured."""
     if config.sync_batchnorm:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     if config.frozen_stem:
         for module in (model.conv1, model.bn1):
             module.requires_grad_(False)
-    if config.checkpoint_activations:
-        blocks = (StoDepthBasicBlock, StoDepthBottleneck)
-        apply_activation_checkpointing(model, check_fn=lambda module: isinstance(module, blocks))
     return model.to(memory_format=torch.channels_last)
 
 

@@ -35,7 +35,7 @@ class ModelConfig:
         weights: file, URL or name of weights to start from.
         num_classes: length of the output; none given: the classes of the data set.
         frozen_stem: keep the first convolution and its batch norm as they are loaded.
-        checkpoint_activations: recompute the activations of each block in the backward pass, to save memory.
+        checkpoint_stages: recompute activations in the backward pass, to save memory; see :class:`Stage`.
         options: further arguments of the builder, such as ``shortcut`` or ``zero_init_residual``.
     """
 
@@ -53,7 +53,7 @@ class ModelConfig:
     weights: str | None = None
     num_classes: int | None = None
     frozen_stem: bool = False
-    checkpoint_activations: bool = False
+    checkpoint_stages: bool = False
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
