@@ -65,7 +65,7 @@ def train(name, model, train_data, test_data, epochs):
     executed = count_flops(model)
     for epoch in range(epochs):
         model.train()
-        started, before = time.perf_counter(), executed["flops"]
+        started, before, losses = time.perf_counter(), executed["flops"], []
         bar = tqdm(train_data, desc=f"{name}, epoch {epoch + 1}/{epochs}")
         for x, y in bar:
             loss = cross_entropy(model(x), y)
@@ -73,10 +73,11 @@ def train(name, model, train_data, test_data, epochs):
             loss.backward()
             optimizer.step()
             schedule.step()
-            log["loss"].append(loss.item())
-            bar.set_postfix(loss=f"{log['loss'][-1]:.3f}")
+            losses.append(loss.item())
+            bar.set_postfix(loss=f"{losses[-1]:.3f}")
         log["seconds"] += (time.perf_counter() - started) / epochs
         log["flops"] += executed["flops"] - before
+        log["loss"].append(sum(losses) / len(losses))
         log["accuracy"].append(accuracy(model, test_data))
     return log
 
@@ -97,9 +98,9 @@ def draw(logs, path):
     figure, (loss, right, survival) = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
     for name, log in logs.items():
         style = {"label": name, "color": COLOURS[name], "linestyle": "--" if name == "constant depth" else "-"}
-        epochs, steps = len(log["accuracy"]), len(log["loss"])
-        loss.plot([(step + 1) * epochs / steps for step in range(steps)], log["loss"], **style)
-        right.plot(range(1, epochs + 1), log["accuracy"], marker="o", **style)
+        epochs = range(1, len(log["loss"]) + 1)
+        loss.plot(epochs, log["loss"], marker="o", **style)
+        right.plot(epochs, log["accuracy"], marker="o", **style)
         survival.plot(range(1, len(log["survival"]) + 1), log["survival"], marker="o", **style)
     loss.set(xlabel="epoch", ylabel="training loss (cross-entropy)", yscale="log")
     right.set(xlabel="epoch", ylabel="held-out accuracy (%)")

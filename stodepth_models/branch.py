@@ -75,5 +75,5 @@ def modules_of(branch: Branch) -> list[nn.Module]:
 def output_dtype(x: Tensor) -> torch.dtype:
     """Dtype of a convolution's output for ``x``: what the branch would have returned."""
     kind = x.device.type
-    castable = x.dtype in (torch.float16, torch.bfloat16, torch.float32) and torch.amp.is_autocast_available(kind)
+    castable = x.dtype in (torch.float16, torch.bfloat16, torch.float32) and not x.is_meta  # meta knows no autocast
     return torch.get_autocast_dtype(kind) if castable and torch.is_autocast_enabled(kind) else x.dtype

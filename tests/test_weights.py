@@ -181,6 +181,7 @@ def test_torchvision_and_timm(theirs):
     assert_same_function(ours, source, x)
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # of torch.compile itself, in torch 2.11
 @pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile, lambda model: nn.Sequential(model)[0]])
 def test_wrapped_models_take_the_same_files(wrap):
     source, target = cifar20(prob_0_L=(1.0, 1.0)), cifar20()
