@@ -192,3 +192,11 @@ def test_channels_last_and_autocast_reach_the_logits(mode):
         with torch.autocast("cpu", torch.bfloat16):
             model(torch.randn(4, 3, 32, 32).to(memory_format=torch.channels_last))
     assert set(formats) == {(True, torch.bfloat16)}
+
+
+@pytest.mark.parametrize("mode", ["batch", "row", "subset"])
+def test_no_gate_reads_a_tensor_of_the_device(mode):
+    with torch.device("meta"):  # tensors without values: reading one, as a synchronisation would, raises
+        model = sdm.cifar_resnet20_stodepth_lineardecay(mode=mode, prob_0_L=(0.8, 0.3))
+        for _ in range(4):
+            model(torch.empty(8, 3, 32, 32)).sum().backward()
