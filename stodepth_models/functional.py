@@ -51,13 +51,15 @@ def add_residual(identity: Tensor, branch: Tensor, scale: float = 1.0, inplace: 
         identity: output of the shortcut.
         branch: output of the residual branch, same shape.
         scale: factor of the branch.
-        inplace: keep the dtype of ``branch``, and write into it where ``scale`` is 1, as ``branch += identity`` does.
+        inplace: keep the dtype of ``branch``, and write into it where autograd allows, as ``branch += identity`` does.
             Only for a branch whose last operation does not need its own output for the backward pass, such as batch
             norm.
     """
     if inplace and scale == 1.0:
         branch += identity
         return branch
+    if inplace and not branch.requires_grad and not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
+        return torch.add(identity, branch, alpha=scale, out=branch)  # no new memory; compilers have their own ways
     out = torch.add(identity, branch, alpha=scale)
     return out.to(branch.dtype) if inplace else out
 

@@ -104,7 +104,10 @@ def test_add_residual(scale, inplace):
     out = add_residual(identity, branch, scale, inplace)
     assert out.dtype == (torch.bfloat16 if inplace else torch.float32)
     torch.testing.assert_close(out.float(), expected, atol=0.02, rtol=0.01)
-    assert (out is branch) == (inplace and scale == 1.0)
+    assert (out is branch) == inplace
+    leaf = torch.randn(3, 4, requires_grad=True)
+    add_residual(identity, leaf * 1.0, scale, inplace).sum().backward()
+    torch.testing.assert_close(leaf.grad, torch.full((3, 4), scale))
 
 
 def test_keep_in_graph_gives_zeros_and_copies():
