@@ -58,7 +58,7 @@ def add_residual(identity: Tensor, branch: Tensor, scale: float = 1.0, inplace: 
     if inplace and scale == 1.0:
         branch += identity
         return branch
-    if inplace and not branch.requires_grad and not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
+    if inplace and not (torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing()):
         return torch.add(identity, branch, alpha=scale, out=branch)  # no new memory; compilers have their own ways
     out = torch.add(identity, branch, alpha=scale)
     return out.to(branch.dtype) if inplace else out

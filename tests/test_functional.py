@@ -101,13 +101,21 @@ def test_what_is_not_selected_never_leaks():
 def test_add_residual(scale, inplace):
     identity, branch = torch.randn(3, 4), torch.randn(3, 4).bfloat16()
     expected = identity + scale * branch
-    out = add_residual(identity, branch, scale, inplace)
+    with torch.no_grad():
+        out = add_residual(identity, branch, scale, inplace)
     assert out.dtype == (torch.bfloat16 if inplace else torch.float32)
     torch.testing.assert_close(out.float(), expected, atol=0.02, rtol=0.01)
     assert (out is branch) == inplace
     leaf = torch.randn(3, 4, requires_grad=True)
     add_residual(identity, leaf * 1.0, scale, inplace).sum().backward()
     torch.testing.assert_close(leaf.grad, torch.full((3, 4), scale))
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.3])
+def test_add_residual_of_a_frozen_branch_to_a_trained_shortcut(scale):
+    identity = torch.randn(3, 4, requires_grad=True)
+    add_residual(identity * 1.0, torch.randn(3, 4), scale, inplace=True).sum().backward()
+    assert torch.equal(identity.grad, torch.ones(3, 4))
 
 
 def test_keep_in_graph_gives_zeros_and_copies():
