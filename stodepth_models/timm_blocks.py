@@ -1,5 +1,6 @@
 """timm's ResNet blocks, with what timm adds to them: attention, anti-aliasing, DropBlock. Imports timm."""
 
+from collections.abc import Callable
 from typing import Any
 
 from timm.layers import CecaModule, EcaModule, EffectiveSEModule, SEModule
@@ -48,29 +49,18 @@ def _scaling(block: Any, norm: nn.Module) -> Scaling:
     return [*affine(norm), (getattr(block.se, layer).weight, -1)]
 
 
+def _known(branch: Callable[[Any, Tensor], Tensor], activation: str, norm: str) -> KnownBlock:
+    connection = Connection(
+        branch,
+        _shortcut,
+        lambda block, out: getattr(block, activation)(out),
+        inplace=True,
+        scaling=lambda block: _scaling(block, getattr(block, norm)),
+    )
+    return KnownBlock((connection,), mask="drop_path")
+
+
 TIMM_BLOCKS: dict[type[nn.Module], KnownBlock] = {
-    BasicBlock: KnownBlock(
-        (
-            Connection(
-                _basic_branch,
-                _shortcut,
-                lambda block, out: block.act2(out),
-                inplace=True,
-                scaling=lambda block: _scaling(block, block.bn2),
-            ),
-        ),
-        mask="drop_path",
-    ),
-    Bottleneck: KnownBlock(
-        (
-            Connection(
-                _bottleneck_branch,
-                _shortcut,
-                lambda block, out: block.act3(out),
-                inplace=True,
-                scaling=lambda block: _scaling(block, block.bn3),
-            ),
-        ),
-        mask="drop_path",
-    ),
+    BasicBlock: _known(_basic_branch, "act2", "bn2"),
+    Bottleneck: _known(_bottleneck_branch, "act3", "bn3"),
 }
