@@ -154,6 +154,7 @@ class Run:
             "test_best": best and dataclasses.asdict(best),
             "test_last": last and dataclasses.asdict(last),
             "train_seconds": progress.seconds,
+            "processor_seconds": progress.processor_seconds,
             "expected_flops_share": progress.flops_share / self.config.epochs,
             "peak_memory_mib": peak_memory(self.accelerator.device),
             "steps": progress.step,

@@ -21,7 +21,9 @@ class Progress:
         step: optimizer steps done in all.
         sums: loss, right answers and images of the epoch begun, over all processes.
         epoch_seconds: time spent on the epoch begun.
+        epoch_processor_seconds: processor time of it, over the threads of this process.
         seconds: time spent on training, without evaluation, in all.
+        processor_seconds: processor time of it, over the threads of this process.
         share_at_start: expected share of the forward FLOPs executed, as the epoch begun started.
         flops_share: expected share of the forward FLOPs executed, summed over the epochs done.
         best_epoch: epoch of the best validation accuracy, counting from 1; 0 before there is one.
@@ -34,7 +36,9 @@ class Progress:
     step: int = 0
     sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
     epoch_seconds: float = 0.0
+    epoch_processor_seconds: float = 0.0
     seconds: float = 0.0
+    processor_seconds: float = 0.0
     share_at_start: float = 1.0
     flops_share: float = 0.0
     best_epoch: int = 0

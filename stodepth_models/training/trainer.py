@@ -74,7 +74,7 @@ class Trainer:
         self.model.train()
         freeze_stem(self.bare, self.config.model)
         self.pending: list[Tensor] = []
-        before = progress.epoch_seconds
+        before, processor_before = progress.epoch_seconds, progress.epoch_processor_seconds
         show = self.config.progress and self.accelerator.is_main_process
         bar = EpochBar(progress.epoch + 1, self.config.epochs, self.steps_per_epoch, progress.step_in_epoch, show)
         try:
@@ -82,13 +82,14 @@ class Trainer:
                 self._step(batch)
                 speed.images += batch.size
                 progress.epoch_seconds = before + speed.seconds
+                progress.epoch_processor_seconds = processor_before + speed.processor_seconds
                 self._look(bar, speed)
         finally:
             bar.close()
         loss, right, count = progress.sums
         return {
             "loss": loss / count, "top1": right / count, "seconds": progress.epoch_seconds,
-            "images_per_second": speed.images_per_second,
+            "processor_seconds": progress.epoch_processor_seconds, "images_per_second": speed.images_per_second,
         }  # fmt: skip
 
     def _step(self, batch: Batch) -> None:
@@ -168,8 +169,10 @@ class Trainer:
         progress.flops_share += self.epoch_flops_share()
         progress.share_at_start = self.shares()
         progress.seconds += progress.epoch_seconds
+        progress.processor_seconds += progress.epoch_processor_seconds
         progress.epoch += 1
-        progress.step_in_epoch, progress.epoch_seconds, progress.sums = 0, 0.0, [0.0, 0.0, 0.0]
+        progress.step_in_epoch, progress.sums = 0, [0.0, 0.0, 0.0]
+        progress.epoch_seconds = progress.epoch_processor_seconds = 0.0
 
     def epoch_flops_share(self) -> float:
         """Expected share of the forward FLOPs of the epoch done: probabilities stay within it, or move linearly."""

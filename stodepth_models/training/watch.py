@@ -13,12 +13,17 @@ class Speed:
     """Images a second since the epoch, or its resumed rest, began."""
 
     def __init__(self) -> None:
-        self.start, self.images = time.perf_counter(), 0
+        self.start, self.processor_start, self.images = time.perf_counter(), time.process_time(), 0
 
     @property
     def seconds(self) -> float:
         """Time since the start."""
         return time.perf_counter() - self.start
+
+    @property
+    def processor_seconds(self) -> float:
+        """Time that this process's threads have computed since the start: what others compute does not count."""
+        return time.process_time() - self.processor_start
 
     @property
     def images_per_second(self) -> float:
