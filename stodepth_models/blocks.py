@@ -8,6 +8,7 @@ from torch._dynamo import maybe_mark_dynamic
 from torch.nn.functional import relu
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
+from .eager import EAGER_DEVICES, call_eagerly
 from .layers import StochasticResidual
 
 __all__ = ["StoDepthBasicBlock", "StoDepthBottleneck"]
@@ -47,7 +48,10 @@ class _StochasticBlock(nn.Module):
         if isinstance(x, torch.fx.Proxy):
             return _trace_as_leaf(self, x)
         maybe_mark_dynamic(x, 0)
-        identity = x if self.downsample is None else self.downsample(x)
+        identity = x
+        if self.downsample is not None:
+            eager = x.device.type in EAGER_DEVICES
+            identity = call_eagerly(self.downsample, x) if eager else self.downsample(x)
         maybe_mark_dynamic(identity, 0)
         return _activate_eagerly(self.relu, self.residual(self.branch, x, identity), identity)
 

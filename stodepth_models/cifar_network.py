@@ -8,8 +8,10 @@ from torch.nn.functional import pad
 from torchvision.models.resnet import conv1x1, conv3x3
 
 from .blocks import StoDepthBasicBlock, StoDepthBottleneck
+from .eager import call_eagerly
 from .gates import check_choice
 from .hub import HubModel
+from .layers import is_left_to_eager
 from .stage import Stage
 
 __all__ = ["CifarResNet", "PadShortcut"]
@@ -87,6 +89,9 @@ class CifarResNet(HubModel):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits ``(N, num_classes)`` for standardised images ``x``, ``(N, 3, H, W)``."""
+        return call_eagerly(self._forward_impl, x) if is_left_to_eager(self, x) else self._forward_impl(x)
+
+    def _forward_impl(self, x: Tensor) -> Tensor:
         x = self.relu(self.bn1(self.conv1(x)))
         for name in self.stages:
             x = getattr(self, name)(x)

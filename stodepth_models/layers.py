@@ -2,17 +2,19 @@
 
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._dynamo import maybe_mark_dynamic
 
 from .branch import Branch, call_with_one_row, keep_in_ddp_graph, output_dtype, refuse_collectives
+from .eager import EAGER_DEVICES, call_eagerly
 from .functional import add_residual, add_rows, drop_path, select_rows, take_rows
 from .gates import MODES, RESCALES, Rows, check_choice, check_probability, count_rows, draw_batch, draw_rows
 from .recompute import save_instead
 
-__all__ = ["DropPath", "StochasticDepthBlock", "StochasticGate", "StochasticResidual"]
+__all__ = ["DropPath", "StochasticDepthBlock", "StochasticGate", "StochasticResidual", "is_left_to_eager"]
 
 ALL: Rows = (slice(0, None),)  # the gate of a batch that survives whole
 
@@ -56,6 +58,13 @@ class StochasticGate(nn.Module):
         if torch.compiler.is_exporting() or torch.jit.is_tracing():
             raise RuntimeError("a training model would be exported with its gates frozen: call model.eval() first")
         return True
+
+
+def is_left_to_eager(model: nn.Module, x: Tensor) -> bool:
+    """Return whether a compiler should leave the forward pass of a network alone: it draws gates, on a slow device."""
+    if not (torch.compiler.is_compiling() and x.device.type in EAGER_DEVICES):
+        return False
+    return any(isinstance(module, StochasticGate) and module.draws() for module in model.modules())
 
 
 class StochasticResidual(StochasticGate):
@@ -126,7 +135,7 @@ class StochasticResidual(StochasticGate):
         if survivors is None:
             return self._drop(branch, identity)
         rows = x
-        memory: AbstractContextManager[None] = nullcontext()
+        memory: AbstractContextManager[Any] = nullcontext()
         if survivors is not ALL:
             if isinstance(survivors, Tensor):
                 survivors = survivors.to(x.device, non_blocking=True)
@@ -135,7 +144,10 @@ class StochasticResidual(StochasticGate):
             memory = save_instead(x, rows, partial(take_rows, rows=survivors))
         maybe_mark_dynamic(rows, 0)  # compile once for every number of survivors
         with memory:
-            out = branch(rows) if len(rows) > 1 else call_with_one_row(branch, rows)
+            if len(rows) == 1:
+                out = call_with_one_row(branch, rows)
+            else:
+                out = call_eagerly(branch, rows) if rows.device.type in EAGER_DEVICES else branch(rows)
         return self._add(identity, out, survivors)
 
     @torch.compiler.disable
@@ -198,7 +210,9 @@ class StochasticDepthBlock(StochasticGate):
     @torch.compiler.disable(recursive=False)
     def _forward_gated(self, x: Tensor) -> Tensor:
         if self._survives():
-            return self.block(x) if len(x) > 1 else call_with_one_row(self.block, x)
+            if len(x) == 1:
+                return call_with_one_row(self.block, x)
+            return call_eagerly(self.block, x) if x.device.type in EAGER_DEVICES else self.block(x)
         shortcut = getattr(self.block, "shortcut", None) or getattr(self.block, "downsample", None)
         return self._in_graph(x if shortcut is None else shortcut(x))
 

@@ -1,8 +1,8 @@
 """Memory: a gathered copy of a block's input is gathered again in the backward pass instead of being kept beside it."""
 
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -12,8 +12,8 @@ from torch.autograd.graph import saved_tensors_hooks
 __all__ = ["save_instead"]
 
 
-@contextmanager
-def save_instead(x: Tensor, rows: Tensor, gather: Callable[[Tensor], Tensor]) -> Iterator[None]:
+@torch.compiler.disable
+def save_instead(x: Tensor, rows: Tensor, gather: Callable[[Tensor], Tensor]) -> AbstractContextManager[Any]:
     """While a branch runs on ``rows = gather(x)``, let autograd save ``x`` wherever it would save ``rows``.
 
     ``x`` is saved anyway, by the operation that made it. Hooks that surround this context (activation checkpointing,
@@ -21,8 +21,8 @@ def save_instead(x: Tensor, rows: Tensor, gather: Callable[[Tensor], Tensor]) ->
 
     Args:
         x: input of the block.
-        rows: the copy.
-        gather: makes the copy.
+        rows: the copy, or a view of some rows.
+        gather: makes it.
 
     Raises:
         RuntimeError: in the backward pass, where ``x`` was changed in place in the meantime.
@@ -46,8 +46,7 @@ def save_instead(x: Tensor, rows: Tensor, gather: Callable[[Tensor], Tensor]) ->
             raise RuntimeError("the input of a stochastic block was changed in place before its backward pass")
         return gather(saved)
 
-    with saved_tensors_hooks(pack, unpack):
-        yield
+    return saved_tensors_hooks(pack, unpack)
 
 
 def _same(x: Any) -> Any:

@@ -21,7 +21,9 @@ from torchvision.models import ResNet, WeightsEnum
 
 from .blocks import StoDepthBasicBlock, StoDepthBottleneck
 from .builders import StochasticDepth, build, register
+from .eager import call_eagerly
 from .hub import HubModel
+from .layers import is_left_to_eager
 from .stage import Stage
 
 __all__ = [
@@ -65,6 +67,10 @@ class StoDepthResNet(HubModel, ResNet):
 
     def _make_layer(self, *args: Any, **kwargs: Any) -> Stage:
         return Stage(*super()._make_layer(*args, **kwargs), checkpoint=self.checkpoint_stages)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits ``(N, num_classes)`` for standardised images ``x``, ``(N, 3, H, W)``."""
+        return call_eagerly(super().forward, x) if is_left_to_eager(self, x) else super().forward(x)
 
 
 def _resnet(

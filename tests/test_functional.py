@@ -155,3 +155,10 @@ def test_drop_path_scales_bfloat16_by_division():
     x = torch.ones(4000, 1, dtype=torch.bfloat16)
     out = drop_path(x, 0.9)
     assert set(out.flatten().tolist()) == {0.0, torch.tensor(1 / 0.9, dtype=torch.bfloat16).item()}
+
+
+def test_one_run_of_rows_is_a_view_that_does_not_move_memory():
+    x = torch.randn(6, 2, 3, 3, requires_grad=True) * 1.0
+    for rows, shared in (((slice(1, 5),), True), ((slice(0, 2), slice(4, 6)), False), (torch.tensor([1, 2]), False)):
+        taken, _ = select_rows(x, rows)
+        assert (taken.untyped_storage().data_ptr() == x.untyped_storage().data_ptr()) == shared
