@@ -3,13 +3,14 @@
 import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-__all__ = ["compare", "interleave", "markdown", "saved_bytes", "spread"]
+__all__ = ["compare", "interleave", "markdown", "peak_of", "saved_bytes", "spread"]
 
 
 def spread(values: Sequence[float]) -> list[float]:
@@ -70,6 +71,24 @@ def _milliseconds(step: Callable[[], None], device: str) -> float:
     end.record()
     end.synchronize()
     return start.elapsed_time(end)
+
+
+def peak_of(step: Callable[[], None], device: str) -> float:
+    """Most MiB that a step holds beyond what the process holds before it; a process's first step, on a CPU."""
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        step()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    before = _resident("VmRSS")
+    step()
+    return _resident("VmHWM") - before
+
+
+def _resident(field: str) -> float:
+    """MiB of resident memory, now (VmRSS) or at most (VmHWM), as Linux tells."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{field}:"))
 
 
 def saved_bytes(model: nn.Module, x: Tensor, parts: Sequence[nn.Module] = ()) -> tuple[int, list[int]]:

@@ -38,9 +38,10 @@ def precision(args: argparse.Namespace) -> AbstractContextManager[Any]:
     return torch.autocast(args.device, torch.bfloat16) if args.dtype == "bfloat16" else nullcontext()
 
 
-def ours(args: argparse.Namespace, p_last: float, mode: str = "batch") -> nn.Module:
+def ours(args: argparse.Namespace, p_last: float, mode: str = "batch", checkpoint: bool = False) -> nn.Module:
     """Our model in training."""
-    return _build(args, f"{args.model}_stodepth_lineardecay", prob_0_L=(1.0, p_last), mode=mode)
+    name = f"{args.model}_stodepth_lineardecay"
+    return _build(args, name, prob_0_L=(1.0, p_last), mode=mode, checkpoint_stages=checkpoint)
 
 
 def baselines(args: argparse.Namespace) -> dict[str, nn.Module]:

@@ -7,6 +7,8 @@ train    a forward and backward pass; the optimizer, which leaves dropped branch
 memory   MiB that a forward pass saves for the backward pass; each repeat draws other gates
 eval     a forward pass in evaluation, before and after fold_rescale
 compile  train under torch.compile, each model as a ratio to itself in eager mode
+peak     most MiB that a training step holds beyond the model and its input, with and without checkpoint_stages, each in
+         a process of its own: on a CPU the growth of the resident memory, on CUDA what PyTorch allocates
 
 All models are stepped in rotating order within each repeat, on the same images, after a warm-up, and each is compared
 with the baseline of the same repeat: torchvision's model, or in the CIFAR family ours at survival probability 1. Tables
@@ -21,13 +23,14 @@ import logging
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import torch
 import torchvision
-from _benchmark_measure import compare, interleave, markdown, saved_bytes
+from _benchmark_measure import compare, interleave, markdown, peak_of, saved_bytes
 from _benchmark_models import FORMATS, baselines, candidates, executed_share, images, ours, precision, unavoidable_share
 from torch import nn
 from torch._dynamo.utils import counters
@@ -75,6 +78,23 @@ def run_eval(args: argparse.Namespace) -> list[Row]:
     sdm.fold_rescale(folded)
     models = baselines(args) | {"ours, scaled": scaled, "ours, fold_rescale": folded}
     return rows(measure({name: evaluation_step(model, args) for name, model in models.items()}, args))
+
+
+def run_peak(args: argparse.Namespace) -> list[Row]:
+    settings = {"survival 1": (1.0, "batch")} | {mode: (args.p_last, mode) for mode in args.modes}
+    peaks = {}
+    for name, (p_last, mode) in settings.items():
+        for checkpoint, suffix in ((False, ""), (True, ", checkpoint_stages")):
+            with get_context("spawn").Pool(1) as process:
+                repeats = process.apply(peak_mebibytes, (args, p_last, mode, checkpoint))
+            peaks[f"ours, {name}{suffix}"] = repeats
+    return rows(peaks)
+
+
+def peak_mebibytes(args: argparse.Namespace, p_last: float, mode: str, checkpoint: bool) -> list[float]:
+    step = training_step(ours(args, p_last, mode, checkpoint), args)
+    torch.manual_seed(0)
+    return [peak_of(step, args.device)]
 
 
 def run_compile(args: argparse.Namespace) -> list[Row]:
@@ -154,6 +174,7 @@ CASES: dict[str, tuple[Callable[[argparse.Namespace], list[Row]], str, tuple[str
     "train": (run_train, "ms", ()),
     "memory": (run_memory, "MiB", ("mean",)),
     "eval": (run_eval, "ms", ()),
+    "peak": (run_peak, "MiB", ()),
     "compile": (run_compile, "ms", ("graphs, warm", "graphs, end", "recompile limit hits")),
 }
 

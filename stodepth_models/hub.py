@@ -21,8 +21,8 @@ __all__ = ["HubModel", "rebuild"]
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
-# What a configuration says beside the keyword arguments of its builder.
-BESIDE_ARGUMENTS = ("builder", "survival_probs", "dtype", "callables", "categories", "torch")
+# What a configuration says beside the keyword arguments of its builder; "training" is what scripts/train.py notes.
+BESIDE_ARGUMENTS = ("builder", "survival_probs", "dtype", "callables", "categories", "torch", "training")
 REMOTE_OPTIONS = ("revision", "cache_dir", "force_download", "local_files_only", "token")
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
 

@@ -6,6 +6,7 @@ import logging
 import sys
 import weakref
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -135,7 +136,9 @@ def test_warnings_of_the_recompile_limit_are_counted():
 def test_compiling_reports_graphs_that_stay(monkeypatch):
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))  # traced, not translated
     row = benchmark.compile_row("ours, batch", models.ours(args(), 0.5), args())
-    assert row["graphs, warm"] == row["graphs, end"] > 1
+    assert row["graphs, warm"] == row["graphs, end"] == 0  # left to eager mode
+    row = benchmark.compile_row("ours, survival 1", models.ours(args(), 1.0), args())
+    assert row["graphs, warm"] == row["graphs, end"] == 1
     assert row["recompile limit hits"] == 0
     assert row["limit"] == 1.0
 
@@ -169,3 +172,20 @@ def test_a_small_run_from_end_to_end(tmp_path, capsys):
     assert 0.5 < memory["ours, batch"]["limit"] < 1.0
     assert memory["ours, batch"]["ratio_to_limit"] == pytest.approx([1.0, 1.0, 1.0], rel=1e-6)
     assert capsys.readouterr().out.count("| limit |") == 3
+
+
+def peak_of_64_mebibytes():
+    return measure.peak_of(lambda: torch.ones(2**24).sum(), "cpu")
+
+
+def test_the_peak_is_what_a_step_holds_at_most():
+    with get_context("spawn").Pool(1) as process:
+        grown = process.apply(peak_of_64_mebibytes)
+    assert grown == pytest.approx(64, abs=8)
+
+
+def test_peak_compares_with_and_without_checkpointing():
+    rows = benchmark.run_peak(args("--modes", "batch", "--batch-size", "256", "--image-size", "16"))
+    names = [row["candidate"] for row in rows]
+    assert names == [f"ours, {name}{end}" for name in ("survival 1", "batch") for end in ("", ", checkpoint_stages")]
+    assert rows[1]["median"] < 0.9 * rows[0]["median"]

@@ -22,13 +22,16 @@ def make_accelerator(
     """Return Accelerate's view of the devices and processes that this process was launched with.
 
     Raises:
-        SettingsError: a tracker is not installed, or launched for FSDP, DeepSpeed or Megatron-LM.
+        SettingsError: a tracker is not installed, float16 on a CPU, or launched for FSDP, DeepSpeed or Megatron-LM.
     """
     missing = sorted(set(trackers) - {kind.value for kind in get_available_trackers()})
     if missing:
         raise SettingsError(f"trackers: {', '.join(missing)} not installed: pip install it, or leave it out")
+    cpu = cpu or not torch.accelerator.is_available()
+    if cpu and precision == "fp16":
+        raise SettingsError("precision=fp16 needs a GPU: take bf16, or no, on a CPU")
     accelerator = Accelerator(
-        cpu=cpu or not torch.accelerator.is_available(), mixed_precision=precision, log_with=list(trackers) or None,
+        cpu=cpu, mixed_precision=precision, log_with=list(trackers) or None,
         project_dir=folder, kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=False)],
     )  # fmt: skip
     if accelerator.distributed_type in _SHARDED:

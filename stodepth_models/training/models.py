@@ -6,8 +6,9 @@ import torch
 from torch import nn
 from torchvision.models import get_model
 
-from ..survival import expected_flops, set_survival_probs, survival_probs
+from ..survival import expected_flops, linear_decay, set_survival_probs, survival_probs
 from .config import ModelConfig
+from .masking import mask_branches
 
 __all__ = ["Shares", "build_model", "freeze_stem", "prepare_for_training"]
 
@@ -25,13 +26,16 @@ def build_model(config: ModelConfig, num_classes: int | None) -> nn.Module:
     classes = config.num_classes or num_classes
     options = config.options if classes is None else {"num_classes": classes, **config.options}
     try:
-        return get_model(
-            config.name, prob_0_L=config.prob_0_L, mult_flag=config.mult_flag, mode=config.mode,
-            rescale=config.rescale, depth_rule=config.depth_rule, sync_gates=config.sync_gates,
-            weights=config.weights, checkpoint_stages=config.checkpoint_stages, **options,
+        model = get_model(
+            config.name, prob_0_L=(1.0, 1.0) if config.masked else config.prob_0_L,
+            mult_flag=config.mult_flag, mode=config.mode, rescale=config.rescale, depth_rule=config.depth_rule,
+            sync_gates=config.sync_gates, weights=config.weights, checkpoint_stages=config.checkpoint_stages, **options,
         )  # fmt: skip
     except TypeError as error:
         raise ValueError(f"model.options: {error}") from None
+    if config.masked:
+        mask_branches(model, linear_decay(len(survival_probs(model)), *config.prob_0_L, rule=config.depth_rule))
+    return model
 
 
 def prepare_for_training(model: nn.Module, config: ModelConfig) -> nn.Module:

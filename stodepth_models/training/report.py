@@ -27,12 +27,13 @@ _STYLE = (
 )
 
 
-def write_report(runs: Path, output: Path) -> tuple[int, list[Path]]:
+def write_report(runs: Path, output: Path, processor_time: bool = False) -> tuple[int, list[Path]]:
     """Write ``<data set>.md``, ``.tex``, ``.csv``, plots as PNG and SVG, and a self-contained ``index.html``.
 
     Args:
         runs: folder of runs, at any depth.
         output: folder of the report.
+        processor_time: compare processor time instead of wall-clock time.
 
     Returns:
         How many runs are in it, and the folders of runs that are not finished and left out.
@@ -40,7 +41,7 @@ def write_report(runs: Path, output: Path) -> tuple[int, list[Path]]:
     Raises:
         ValueError: there is no finished run.
     """
-    records, unfinished = read_runs(runs)
+    records, unfinished = read_runs(runs, processor_time)
     if not records:
         raise ValueError(f"no run in {runs} is finished: go on with --resume")
     output.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,7 @@ _NAMES = {
 }  # fmt: skip
 _STOCHASTIC = (
     "model.prob_0_L", "model.stoch_depth_probability", "model.final_stoch_depth_probability", "model.ramp_epochs",
-    "model.mult_flag", "model.mode", "model.rescale", "model.depth_rule", "model.sync_gates",
+    "model.mult_flag", "model.mode", "model.rescale", "model.depth_rule", "model.masked", "model.sync_gates",
 )  # fmt: skip
 
 
@@ -87,12 +87,21 @@ class Group:
 
     @property
     def constant(self) -> bool:
-        """Whether no block is ever dropped."""
-        return all(prob == 1.0 for run in self.runs.values() for row in run.rows for prob in row["survival"])
+        """Whether no block is ever dropped or masked."""
+        return not self.masked and all(
+            prob == 1.0 for run in self.runs.values() for row in run.rows for prob in row["survival"]
+        )
+
+    @property
+    def masked(self) -> bool:
+        """Whether branches are computed and then masked."""
+        return self.settings.get("model.masked", False)  # runs of the first version have no such setting
 
     @property
     def last_prob(self) -> float:
-        """Survival probability of the last block in the last epoch."""
+        """Survival probability of the last block, or of its rows, in the last epoch."""
+        if self.masked:
+            return self.settings["model.prob_0_L"][1]
         return next(iter(self.runs.values())).rows[-1]["survival"][-1]
 
     @property
@@ -109,8 +118,12 @@ class Group:
         return [run.result["train_seconds"] / len(run.rows) for run in self.runs.values()]
 
 
-def read_runs(folder: Path) -> tuple[list[Record], list[Path]]:
+def read_runs(folder: Path, processor_time: bool = False) -> tuple[list[Record], list[Path]]:
     """Return the finished runs below a folder, and the folders of those that are not finished.
+
+    Args:
+        folder: of runs, at any depth.
+        processor_time: compare what the processor spent on a run instead of what the clock showed.
 
     Raises:
         ValueError: there is no run at all.
@@ -119,7 +132,11 @@ def read_runs(folder: Path) -> tuple[list[Record], list[Path]]:
     if not found:
         raise ValueError(f"{folder} holds no run (no config.json beside a metrics.jsonl)")
     unfinished = [path for path in found if not RunFolder(path).result.exists()]
-    return [_read(RunFolder(path)) for path in found if path not in unfinished], unfinished
+    records = [_read(RunFolder(path)) for path in found if path not in unfinished]
+    if processor_time:
+        for record in records:
+            record.result["train_seconds"] = record.result["processor_seconds"]
+    return records, unfinished
 
 
 def group_runs(records: Iterable[Record]) -> list[Group]:
@@ -164,5 +181,5 @@ def _depth(group: Group) -> str:
         text = f"p {group.settings['model.stoch_depth_probability']:g} to {group.last_prob:g} over the epochs"
     else:
         text = f"p_L = {group.last_prob:g}"
-    mode = group.settings["model.mode"]
+    mode = "masked" if group.masked else group.settings["model.mode"]
     return text if mode == "batch" else f"{text}, {mode}"

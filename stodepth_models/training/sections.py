@@ -30,6 +30,8 @@ class ModelConfig:
         mode: ``"batch"`` (the paper), ``"row"`` or ``"subset"``.
         rescale: ``"eval"``, ``"train"`` or ``"none"``; none given: follows ``mult_flag``.
         depth_rule: ``"inclusive"`` or ``"paper"``.
+        masked: compute every branch and zero rows of it, as timm does: the baseline of comparisons. Needs ``mode=row``
+            and ``rescale=train``.
         sync_gates: all processes draw the same gates.
         sync_batchnorm: batch-norm statistics over all processes (GPUs only); needs ``sync_gates``.
         weights: file, URL or name of weights to start from.
@@ -48,6 +50,7 @@ class ModelConfig:
     mode: Literal["batch", "row", "subset"] = "batch"
     rescale: Literal["eval", "train", "none"] | None = None
     depth_rule: Literal["inclusive", "paper"] = "inclusive"
+    masked: bool = False
     sync_gates: bool = False
     sync_batchnorm: bool = False
     weights: str | None = None
@@ -66,6 +69,12 @@ class ModelConfig:
         at_least("model.ramp_epochs", self.ramp_epochs, 0)
         if self.ramp_epochs and self.stoch_depth_probability is not None:
             raise ValueError("model.ramp_epochs and model.stoch_depth_probability are two schedules: give one of them")
+        if self.masked and (self.mode, self.rescale) != ("row", "train"):
+            raise ValueError(
+                "model.masked=true masks rows and scales in training: add model.mode=row model.rescale=train"
+            )
+        if self.masked and (self.ramp_epochs or self.stoch_depth_probability is not None):
+            raise ValueError("model.masked=true follows no schedule: leave out the other settings of survival")
         if self.sync_batchnorm and not self.sync_gates:
             raise ValueError(
                 "model.sync_batchnorm=true would wait for processes that drop the block: add model.sync_gates=true"

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.utils import DistributedType
 
-from stodepth_models.training import checkpoint
+from stodepth_models.training import checkpoint, machine
 from stodepth_models.training.cli import run_script
 from stodepth_models.training.outcome import Diverged, SettingsError
 from stodepth_models.training.signals import StopRequest
@@ -99,3 +100,17 @@ def test_signals_are_noted_once_and_their_handlers_restored():
         assert stop.name == "SIGTERM"
         assert signal.getsignal(signal.SIGTERM) is before
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_float16_on_a_cpu_is_refused():
+    with pytest.raises(SettingsError, match="precision=fp16 needs a GPU: take bf16"):
+        machine.make_accelerator(cpu=True, precision="fp16")
+
+
+def test_a_launch_that_shards_the_model_is_refused(monkeypatch):
+    class Sharding(machine.Accelerator):
+        distributed_type = DistributedType.FSDP
+
+    monkeypatch.setattr(machine, "Accelerator", Sharding)
+    with pytest.raises(SettingsError, match="FSDP shards a model over GPUs, which checkpoints here cannot resume"):
+        machine.make_accelerator(cpu=True, precision="no")

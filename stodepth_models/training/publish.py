@@ -1,0 +1,179 @@
+"""From a finished run to published weights: the file, its entry in the index, and the tables made from the index."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..checkpoints import read_file
+from ..hub import rebuild
+from ..survival import count_flops
+from .config import DataConfig, EvaluateConfig, ModelConfig
+from .evaluation import evaluate_weights
+from .outputs import RunFolder
+
+__all__ = ["MARKERS", "fill_in", "model_table", "publish", "training_table"]
+
+MARKERS = ("<!-- {} -->", "<!-- end of {} -->")
+_SUFFIX = "_stodepth_lineardecay"
+_DEPTH = {True: "constant", False: "stodepth"}
+
+
+def publish(run: Path, folder: Path, name: str, default: bool, root: Path, commit: str, machine: str) -> dict[str, Any]:
+    """Copy the weights of a run's best epoch into ``folder`` and enter them into its ``index.json``.
+
+    Args:
+        run: folder of a finished run.
+        folder: of the published weights.
+        name: of the enum's member; an entry of this builder and name is replaced.
+        default: whether ``pretrained=True`` loads it.
+        root: data set of the run, whose test images are evaluated anew in float32.
+        commit: of this package, that the run was trained with.
+        machine: that the run was trained on.
+
+    Returns:
+        The entry.
+
+    Raises:
+        ValueError: the run is not finished, or held no test images.
+    """
+    record = RunFolder(run)
+    if not record.result.exists():
+        raise ValueError(f"{run} is not a finished run: go on with --resume")
+    settings = json.loads(record.config.read_text(encoding="utf-8"))["settings"]
+    result = json.loads(record.result.read_text(encoding="utf-8"))
+    if result["test_error_best"] is None:
+        raise ValueError(f"{run} held no test images")
+    content = record.best.read_bytes()
+    sha256 = hashlib.sha256(content).hexdigest()
+    saved = read_file(record.best, str(record.best)).config
+    assert saved is not None  # the run wrote it
+    entry = _describe(record, saved, settings, name, default, root)
+    depth = _DEPTH[settings["model"]["prob_0_L"] == [1.0, 1.0]]
+    entry |= {"file": f"{entry['builder']}_{depth}-{sha256[:8]}.safetensors", "sha256": sha256}
+    entry |= {"file_size": round(len(content) / 2**20, 3), "docs": _docs(entry, settings, depth)}
+    entry["training"] = _training(settings, result, record.rows(), commit, machine)
+    shutil.copyfile(record.best, folder / entry["file"])
+    _enter(folder, entry, saved["categories"])
+    return entry
+
+
+def model_table(entries: Sequence[dict[str, Any]]) -> str:
+    """Return a Markdown table of the models whose files ship: size, cost, accuracy, and how to load them."""
+    rows: list[tuple[str, ...]] = [
+        ("model", "weights", "parameters", "GFLOPs", "top-1 %", "data", "MiB", "how to load"),
+        ("---", "---", "---:", "---:", "---:", "---", "---:", "---"),
+    ]
+    for entry in _shipped(entries):
+        how = "pretrained=True" if entry["default"] else f'weights="{entry["name"]}"'
+        rows.append((
+            f"`{entry['builder']}`", f"`{entry['name']}`", f"{entry['num_params']:,}", f"{entry['ops']:.3f}",
+            f"{entry['acc@1']:.2f}", entry["dataset"], f"{entry['file_size']:.2f}",
+            f"`sdm.{entry['builder']}{_SUFFIX}({how})`",
+        ))  # fmt: skip
+    return _markdown(rows)
+
+
+def training_table(entries: Sequence[dict[str, Any]]) -> str:
+    """Return a Markdown table of how the models were trained whose files ship."""
+    heads = ("file", "p_L", "seed", "epochs", "best epoch", "validation top-1 %, best / last",
+             "test top-1 %, best / last", "processor min", "FLOPs", "commit")  # fmt: skip
+    rows: list[tuple[str, ...]] = [heads, ("---", *["---:"] * 8, "---")]
+    for entry in _shipped(entries):
+        done = entry["training"]
+        rows.append((
+            f"`{entry['file']}`", f"{done['prob_0_L'][1]:g}", str(done["seed"]), str(done["epochs"]),
+            str(done["best_epoch"]), f"{done['valid_best']:.2f} / {done['valid_last']:.2f}",
+            f"{done['test_best']:.2f} / {done['test_last']:.2f}", f"{done['processor_seconds'] / 60:.0f}",
+            f"{done['flops_share']:.1%}", done["commit"],
+        ))  # fmt: skip
+    return _markdown(rows)
+
+
+def fill_in(text: str, name: str, table: str) -> str:
+    """Return a page with what stands between the two markers of that name replaced.
+
+    Raises:
+        ValueError: the page has no such markers.
+    """
+    start, end = (marker.format(name) for marker in MARKERS)
+    if start not in text or end not in text:
+        raise ValueError(f"the page has no {start} and {end}")
+    before, rest = text.split(start, 1)
+    return f"{before}{start}\n\n{table}\n{end}{rest.split(end, 1)[1]}"
+
+
+def _describe(
+    record: RunFolder, saved: Mapping[str, Any], settings: dict[str, Any], name: str, default: bool, root: Path
+) -> dict[str, Any]:
+    """Everything that the weights and an evaluation tell."""
+    model, training = rebuild(saved, {}).eval(), saved["training"]
+    size = training["image_size"]
+    builder, saved_data = settings["model"]["name"], settings["data"]
+    data = DataConfig(**{**saved_data, "root": root, "cache": Path(saved_data["cache"])})
+    figures = evaluate_weights(
+        EvaluateConfig(model=ModelConfig(name=builder, weights=str(record.best)), data=data, cpu=True)
+    )
+    return {
+        "builder": builder.removesuffix(_SUFFIX), "name": name, "default": default, "file": "", "url": None,
+        "sha256": "", "dataset": settings["data"]["label"], "size": size, "mean": training["mean"],
+        "std": training["std"], "min_size": [1, 1],
+        "num_params": sum(parameter.numel() for parameter in model.parameters()),
+        "ops": round(count_flops(model, (1, 3, size, size))[0] / 2e9, 3), "file_size": 0.0,
+        "acc@1": round(100 * figures["top1"], 2), "measured": True,
+        "recipe": "configs/zoo_cifar10.yaml", "license": "BSD-3-Clause",
+    }  # fmt: skip
+
+
+def _docs(entry: dict[str, Any], settings: dict[str, Any], depth: str) -> str:
+    stochastic = f"with stochastic depth, p_L = {settings['model']['prob_0_L'][1]:g}"
+    how = stochastic if depth == "stodepth" else "at constant depth"
+    return f"Trained {how}, for {settings['epochs']} epochs on {entry['dataset']}: {_IMAGES}"
+
+
+_IMAGES = (
+    "CIFAR-10's images re-encoded as JPEG, so its figures are not those of CIFAR-10 proper. The accuracy is that on "
+    "the 10,000 test images, in float32."
+)
+
+
+def _training(
+    settings: dict[str, Any], result: dict[str, Any], rows: Sequence[dict[str, Any]], commit: str, machine: str
+) -> dict[str, Any]:
+    return {
+        "prob_0_L": settings["model"]["prob_0_L"],
+        "seed": settings["seed"],
+        "epochs": settings["epochs"],
+        "precision": settings["precision"],
+        "commit": commit,
+        "machine": machine,
+        "processor_seconds": round(result["processor_seconds"]),
+        "flops_share": round(result["expected_flops_share"], 4),
+        "best_epoch": result["best_epoch"],
+        "valid_best": round(100 - result["best_valid_error"], 2),
+        "valid_last": round(100 * rows[-1]["valid"]["top1"], 2),
+        "test_best": round(100 - result["test_error_best"], 2),
+        "test_last": round(100 - result["test_error_last"], 2),
+    }
+
+
+def _enter(folder: Path, entry: dict[str, Any], categories: Sequence[str]) -> None:
+    path = folder / "index.json"
+    index = json.loads(path.read_text(encoding="utf-8"))
+    index["categories"][entry["dataset"]] = list(categories)
+    key = (entry["builder"], entry["name"])
+    others = [other for other in index["weights"] if (other["builder"], other["name"]) != key]
+    index["weights"] = [*others, entry]
+    path.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _shipped(entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return sorted(
+        (entry for entry in entries if entry["url"] is None), key=lambda e: (e["num_params"], not e["default"])
+    )
+
+
+def _markdown(rows: Sequence[Sequence[str]]) -> str:
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)

@@ -1,0 +1,93 @@
+"""A finished run becomes a file, an entry of the index, and rows of tables."""
+
+import hashlib
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import stodepth_models as sdm
+from stodepth_models import published
+from stodepth_models.training.config import DataConfig, ModelConfig, TrainConfig
+from stodepth_models.training.engine import train
+from stodepth_models.training.publish import fill_in, model_table, publish, training_table
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    data = DataConfig(name="fake", fake_images=80, fake_classes=10, image_size=8, label="Made-up")
+    config = TrainConfig(
+        model=ModelConfig(prob_0_L=(1.0, 0.7)), data=data, epochs=2, batch_size=16, output=folder, seed=3,
+        trackers=(), progress=False, stop_at_chance=0,
+    )  # fmt: skip
+    assert train(config) == 0
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    shutil.copyfile(published.shipped_folder() / "index.json", tmp_path / "index.json")
+    return tmp_path
+
+
+def test_the_entry_tells_what_the_file_is_and_how_it_was_trained(run, folder):
+    entry = publish(run, folder, "MADE_UP_V1", True, folder, "0123abc", "2 CPU cores")
+    content = (folder / entry["file"]).read_bytes()
+    assert entry["sha256"] == hashlib.sha256(content).hexdigest()
+    assert entry["file"] == f"cifar_resnet20_stodepth-{entry['sha256'][:8]}.safetensors"
+    assert (entry["num_params"], entry["dataset"], entry["size"], entry["url"]) == (269_722, "Made-up", 8, None)
+    assert entry["ops"] == 0.003  # of 8x8 pixels: a sixteenth of 0.041
+    result = json.loads((run / "result.json").read_text())
+    assert entry["acc@1"] == entry["training"]["test_best"] == pytest.approx(100 - result["test_error_best"], abs=0.006)
+    assert entry["training"]["valid_best"] == round(100 - result["best_valid_error"], 2)
+    assert entry["training"]["prob_0_L"] == [1.0, 0.7]
+    assert (entry["training"]["seed"], entry["training"]["epochs"]) == (3, 2)
+    index = json.loads((folder / "index.json").read_text())
+    assert index["weights"][-1] == entry
+    assert len(index["categories"]["Made-up"]) == 10
+
+
+def test_publishing_again_replaces_the_entry(run, folder):
+    before = len(json.loads((folder / "index.json").read_text())["weights"])
+    for default in (True, False):
+        publish(run, folder, "MADE_UP_V1", default, folder, "0123abc", "2 CPU cores")
+    weights = json.loads((folder / "index.json").read_text())["weights"]
+    assert len(weights) == before + 1
+    assert weights[-1]["default"] is False
+
+
+def test_what_is_published_loads_as_the_evaluation_function_of_the_run(run, folder, monkeypatch):
+    entry = publish(run, folder, "MADE_UP_V1", True, folder, "0123abc", "2 CPU cores")
+    monkeypatch.setattr(published, "shipped_folder", lambda: folder)
+    x = torch.randn(2, 3, 8, 8)
+    model = sdm.cifar_resnet20_stodepth_lineardecay(weights=str(folder / entry["file"]), prob_0_L=(1.0, 0.2)).eval()
+    twin = sdm.cifar_resnet20_stodepth_lineardecay(prob_0_L=(1.0, 0.7)).eval()
+    twin.load_state_dict(load_file(run / "best.safetensors"))
+    torch.testing.assert_close(model(x), twin(x), rtol=1e-4, atol=1e-5)
+
+
+def test_tables_hold_shipped_models_alone_smallest_first(run, folder):
+    entry = publish(run, folder, "MADE_UP_V1", True, folder, "0123abc", "2 CPU cores")
+    twin = {**entry, "name": "TWIN", "default": False, "num_params": 5}
+    linked = {**entry, "url": "https://example.org/x"}
+    lines = model_table([entry, linked, twin]).splitlines()
+    assert [line.split(" | ")[1] for line in lines[2:]] == ["`TWIN`", "`MADE_UP_V1`"]
+    assert lines[2].endswith('`sdm.cifar_resnet20_stodepth_lineardecay(weights="TWIN")` |')
+    assert lines[3].endswith("`sdm.cifar_resnet20_stodepth_lineardecay(pretrained=True)` |")
+    cells = training_table([entry]).splitlines()[2].split(" | ")
+    assert cells[1:4] == ["0.7", "3", "2"]
+
+
+def test_an_unfinished_run_is_refused(tmp_path, folder):
+    with pytest.raises(ValueError, match="is not a finished run: go on with --resume"):
+        publish(tmp_path, folder, "X", False, folder, "0123abc", "2 CPU cores")
+
+
+def test_a_table_goes_between_its_markers():
+    page = "a\n<!-- models -->\nold\n<!-- end of models -->\nb"
+    assert fill_in(page, "models", "new\n") == "a\n<!-- models -->\n\nnew\n\n<!-- end of models -->\nb"
+    with pytest.raises(ValueError, match="the page has no <!-- training -->"):
+        fill_in(page, "training", "new\n")
