@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from .errors import CheckpointError
@@ -116,14 +116,28 @@ def read_config(path: Path) -> Mapping[str, Any] | None:
 
 
 def write_file(path: Path, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
-    """Write weights as safetensors with their configuration in the header; the file appears whole or not at all."""
+    """Write weights as safetensors with their configuration in the header; the file appears whole or not at all.
+
+    The same weights and configuration give the same bytes.
+    """
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
     tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
+    content = _with_sorted_metadata(save(tensors, {"format": "pt", HEADER: json.dumps(config)}))
     try:
-        save_file(tensors, partial, {"format": "pt", HEADER: json.dumps(config)})
+        partial.write_bytes(content)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _with_sorted_metadata(content: bytes) -> bytes:
+    """A safetensors file with its metadata in alphabetical order: the library's order changes from call to call."""
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    size = -(-len(text) // 8) * 8  # the tensors stay aligned
+    return size.to_bytes(8, "little") + text.ljust(size) + content[start:]
 
 
 def _read_safetensors(path: Path, name: str) -> tuple[dict[str, Tensor], Mapping[str, Any] | None]:

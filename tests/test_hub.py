@@ -188,3 +188,15 @@ def test_a_file_of_another_library_is_named(tmp_path):
     save_file({"weight": torch.zeros(1)}, tmp_path / "model.safetensors")
     with pytest.raises(sdm.CheckpointError, match="was not saved by save_pretrained: build a model and use load_pre"):
         sdm.CifarResNet.from_pretrained(tmp_path)
+
+
+def test_the_same_weights_are_the_same_file(tmp_path):
+    model = sdm.cifar_resnet20_stodepth_lineardecay()
+    contents = set()
+    for number in range(6):
+        model.save_pretrained(tmp_path / str(number))
+        contents.add((tmp_path / str(number) / "model.safetensors").read_bytes())
+    assert len(contents) == 1
+    with safe_open(tmp_path / "0" / "model.safetensors", framework="pt") as file:
+        assert file.metadata()["format"] == "pt"
+        assert torch.equal(file.get_tensor("fc.weight"), model.fc.weight)

@@ -14,7 +14,9 @@ from torchvision.models import Weights, WeightsEnum, get_model, get_model_weight
 
 import stodepth_models as sdm
 from stodepth_models import published
+from stodepth_models.training.publish import fill_in, model_table, training_table
 
+ROOT = Path(__file__).resolve().parents[1]
 INDEX = json.loads((published.shipped_folder() / "index.json").read_text())
 ENTRIES = [pytest.param(entry, id=f"{entry['builder']}-{entry['name']}") for entry in INDEX["weights"]]
 
@@ -39,7 +41,7 @@ def test_an_entry_becomes_a_member_with_torchvisions_meta(entry):
     assert {"categories", "num_params", "_metrics", "_ops", "_file_size", "_docs", "recipe", "min_size", "sha256"} <= {
         *member.meta
     }
-    assert member.meta["_metrics"] == {"CIFAR-10": {"acc@1": entry["acc@1"]}}
+    assert member.meta["_metrics"] == {entry["dataset"]: {"acc@1": entry["acc@1"]}}
     assert len(member.meta["categories"]) == 10
     assert pickle.loads(pickle.dumps(member)) is member
     assert copy.deepcopy(member) is member
@@ -126,8 +128,33 @@ def test_the_table_of_weights():
     assert any(entry.name == "IMAGENET1K_V2" and entry.accuracy > 80 for entry in table)
 
 
-def test_the_readme_lists_the_index():
+def test_the_readme_lists_the_weights_of_others():
     readme = (published.shipped_folder() / "README.md").read_text()
     for entry in INDEX["weights"]:
         cells = f"| {entry['builder']} | `{entry['name']}` | {entry['dataset']} | {entry['acc@1']:.2f} |"
-        assert cells in readme
+        assert (cells in readme) == (entry["url"] is not None)
+
+
+@pytest.mark.parametrize("page", ["README.md", "weights/README.md"])
+def test_the_pages_show_the_tables_of_the_index(page):
+    text = (ROOT / page).read_text()
+    assert fill_in(text, "models", model_table(INDEX["weights"])) == text
+    if page != "README.md":
+        assert fill_in(text, "training", training_table(INDEX["weights"])) == text
+
+
+def test_files_that_ship_are_small_and_all_of_them_are_entered():
+    files = {path.name: path for path in published.shipped_folder().glob("*.safetensors")}
+    assert set(files) == {entry["file"] for entry in INDEX["weights"] if entry["url"] is None}
+    assert sum(path.stat().st_size for path in files.values()) < 40 * 10**6
+
+
+def test_pretrained_loads_the_network_with_stochastic_depth():
+    defaults = [entry for entry in INDEX["weights"] if entry["default"]]
+    assert {entry["builder"] for entry in defaults} >= {"cifar_resnet20"}
+    for entry in defaults:
+        assert entry["training"]["prob_0_L"][1] < 1.0
+        model = get_model(f"{entry['builder']}_stodepth_lineardecay", pretrained=True)
+        state = member_of(entry).get_state_dict()
+        assert torch.equal(model.fc.weight, state["fc.weight"])
+        assert model.categories == INDEX["categories"][entry["dataset"]]

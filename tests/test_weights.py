@@ -35,10 +35,9 @@ def assert_same_function(model, other, x=X):
     torch.testing.assert_close(model(x), other(x), rtol=0, atol=1e-4)
 
 
-@pytest.fixture(scope="module")
-def test_images(shared_data):
-    """The 10,000 JPEG test images of CIFAR-10 and their labels."""
-    transforms, classes = MEMBER.transforms(), MEMBER.meta["categories"]
+def read_test_images(shared_data, member):
+    """The 10,000 JPEG test images of CIFAR-10, prepared for some weights, and their labels."""
+    transforms, classes = member.transforms(), member.meta["categories"]
     images, labels = [], []
     with tarfile.open(shared_data / "cifar10-jpeg.tar.xz") as archive:
         for member in archive:
@@ -47,6 +46,11 @@ def test_images(shared_data):
                 images.append(transforms(Image.open(io.BytesIO(archive.extractfile(member).read())).convert("RGB")))
                 labels.append(classes.index(parts[-2]))
     return torch.stack(images).to(memory_format=torch.channels_last), torch.tensor(labels)
+
+
+@pytest.fixture(scope="module")
+def test_images(shared_data):
+    return read_test_images(shared_data, MEMBER)
 
 
 @torch.inference_mode()
@@ -67,6 +71,14 @@ def test_published_files_keep_their_accuracy_with_and_without_scaling(depth, sha
     torch.testing.assert_close(logits(scaled, images[::10]), outputs[::10], rtol=0, atol=1e-4)
     assert len(labels) == 10_000
     assert round(100 * (outputs.argmax(1) == labels).double().mean().item(), 2) == accuracy
+
+
+def test_a_model_that_ships_has_the_accuracy_of_the_index(shared_data):
+    member = sdm.CifarResNet20_Weights.DEFAULT
+    images, labels = read_test_images(shared_data, member)
+    outputs = logits(sdm.cifar_resnet20_stodepth_lineardecay(pretrained=True).eval(), images)
+    accuracy = 100 * (outputs.argmax(1) == labels).double().mean().item()
+    assert member.meta["_metrics"] == {"CIFAR-10 (JPEG)": {"acc@1": round(accuracy, 2)}}
 
 
 CONFIGURATIONS = [

@@ -13,6 +13,8 @@ from stodepth_models import published
 from stodepth_models.training.config import DataConfig, ModelConfig, TrainConfig
 from stodepth_models.training.engine import train
 from stodepth_models.training.publish import fill_in, model_table, publish, training_table
+from stodepth_models.training.records import collect
+from stodepth_models.training.report import write_report
 
 
 @pytest.fixture(scope="module")
@@ -91,3 +93,19 @@ def test_a_table_goes_between_its_markers():
     assert fill_in(page, "models", "new\n") == "a\n<!-- models -->\n\nnew\n\n<!-- end of models -->\nb"
     with pytest.raises(ValueError, match="the page has no <!-- training -->"):
         fill_in(page, "training", "new\n")
+
+
+def test_the_small_form_of_a_run_gives_the_same_report_and_no_path(run, tmp_path):
+    assert collect(run, tmp_path / "small") == [run.name]
+    copied = tmp_path / "small" / run.name
+    assert sorted(path.name for path in copied.iterdir()) == ["config.json", "metrics.jsonl", "result.json"]
+    assert not any(str(run.parent) in path.read_text() for path in copied.iterdir())
+    for source, report in ((run, "whole"), (tmp_path / "small", "copied")):
+        write_report(source, tmp_path / report)
+    whole, copy = (tmp_path / report / "made_up.md" for report in ("whole", "copied"))
+    assert whole.read_text() == copy.read_text()
+
+
+def test_collecting_nothing_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="must hold finished runs of different names, got none"):
+        collect(tmp_path, tmp_path / "small")
