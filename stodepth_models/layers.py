@@ -55,7 +55,8 @@ class StochasticGate(nn.Module):
         """
         if not self.training or self._always_survives:
             return False
-        if torch.compiler.is_exporting() or torch.jit.is_tracing():
+        # The flag, not `is_exporting()`, which the compiler of torch 2.11 takes for true in any compilation.
+        if torch.compiler._is_exporting_flag or torch.jit.is_tracing():
             raise RuntimeError("a training model would be exported with its gates frozen: call model.eval() first")
         return True
 
