@@ -5,6 +5,7 @@ import argparse
 from pathlib import Path
 
 from stodepth_models.training.cli import run_script
+from stodepth_models.training.pages import fill_in
 from stodepth_models.training.report import write_report
 
 
@@ -16,8 +17,14 @@ def main() -> None:
     parser.add_argument(
         "--processor-time", action="store_true", help="compare processor time: for runs that shared a CPU with others"
     )
+    parser.add_argument("--page", type=Path, help="Markdown page that shows the tables between its markers")
     options = parser.parse_args()
     count, unfinished = write_report(options.runs, options.output, options.processor_time)
+    if options.page is not None:
+        text = options.page.read_text(encoding="utf-8")
+        for table in options.output.glob("*.md"):
+            text = fill_in(text, table.stem, table.read_text(encoding="utf-8"))
+        options.page.write_text(text, encoding="utf-8")
     print(f"{count} runs in {options.output / 'index.html'}; {len(unfinished)} not finished, left out")
 
 

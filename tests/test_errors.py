@@ -47,7 +47,7 @@ BAD_CALLS = [
         "groups of resnext50_32x4d is 32, got 64",
     ),
     (lambda: cifar20(shortcut="C"), ValueError, "shortcut must be one of 'A', 'B', got 'C'"),
-    (lambda: cifar20(pretrained=True), ValueError, "cifar_resnet20"),
+    (lambda: sdm.cifar_resnet44_stodepth_lineardecay(pretrained=True), ValueError, "cifar_resnet44"),
     (lambda: cifar20(groups=2), TypeError, "groups"),
     (lambda: sdm.cifar_resnet18_stodepth_lineardecay(pretrained=True), ValueError, "cifar_resnet18"),
     (lambda: sdm.linear_decay(0), ValueError, "L must be a number of blocks, at least 1, got 0"),

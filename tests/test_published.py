@@ -14,7 +14,8 @@ from torchvision.models import Weights, WeightsEnum, get_model, get_model_weight
 
 import stodepth_models as sdm
 from stodepth_models import published
-from stodepth_models.training.publish import fill_in, model_table, training_table
+from stodepth_models.training.pages import fill_in
+from stodepth_models.training.publish import model_table, training_table
 
 ROOT = Path(__file__).resolve().parents[1]
 INDEX = json.loads((published.shipped_folder() / "index.json").read_text())

@@ -329,9 +329,9 @@ def test_sources_that_do_not_exist(source, error, match):
 
 def test_weights_and_pretrained():
     with pytest.raises(
-        ValueError, match=r"no stochastic-depth weights of cifar_resnet20.*: weights='CIFAR10_IDELBAYEV'"
+        ValueError, match=r"no stochastic-depth weights of cifar_resnet44.*: weights='CIFAR10_IDELBAYEV'"
     ):
-        sdm.cifar_resnet20_stodepth_lineardecay(pretrained=True)
+        sdm.cifar_resnet44_stodepth_lineardecay(pretrained=True)
     with pytest.raises(ValueError, match=r"no stochastic-depth weights of cifar_resnet164.* weights of others: none"):
         sdm.cifar_resnet164_stodepth_lineardecay(pretrained=True)
     with pytest.raises(ValueError, match="pretrained=True and weights='IMAGENET1K_V1' are two sources"):

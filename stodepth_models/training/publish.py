@@ -14,9 +14,8 @@ from .config import DataConfig, EvaluateConfig, ModelConfig
 from .evaluation import evaluate_weights
 from .outputs import RunFolder
 
-__all__ = ["MARKERS", "fill_in", "model_table", "publish", "training_table"]
+__all__ = ["model_table", "publish", "training_table"]
 
-MARKERS = ("<!-- {} -->", "<!-- end of {} -->")
 _SUFFIX = "_stodepth_lineardecay"
 _DEPTH = {True: "constant", False: "stodepth"}
 
@@ -90,19 +89,6 @@ def training_table(entries: Sequence[dict[str, Any]]) -> str:
             f"{done['flops_share']:.1%}", done["commit"],
         ))  # fmt: skip
     return _markdown(rows)
-
-
-def fill_in(text: str, name: str, table: str) -> str:
-    """Return a page with what stands between the two markers of that name replaced.
-
-    Raises:
-        ValueError: the page has no such markers.
-    """
-    start, end = (marker.format(name) for marker in MARKERS)
-    if start not in text or end not in text:
-        raise ValueError(f"the page has no {start} and {end}")
-    before, rest = text.split(start, 1)
-    return f"{before}{start}\n\n{table}\n{end}{rest.split(end, 1)[1]}"
 
 
 def _describe(

@@ -12,7 +12,8 @@ import stodepth_models as sdm
 from stodepth_models import published
 from stodepth_models.training.config import DataConfig, ModelConfig, TrainConfig
 from stodepth_models.training.engine import train
-from stodepth_models.training.publish import fill_in, model_table, publish, training_table
+from stodepth_models.training.pages import fill_in
+from stodepth_models.training.publish import model_table, publish, training_table
 from stodepth_models.training.records import collect
 from stodepth_models.training.report import write_report
 

@@ -6,7 +6,9 @@ import math
 import re
 import shutil
 import subprocess
+import sys
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -165,3 +167,29 @@ def test_a_browser_draws_every_picture_without_an_error(report, tmp_path):
     assert widths, done.stderr[-2000:]
     assert [int(width) > 100 for width in widths[1].split(",")] == [True] * 7
     assert "CONSOLE" not in done.stderr
+
+
+def test_a_page_shows_the_tables_between_its_markers(runs, tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(
+        "Before\n<!-- cifar_10 -->\n<!-- end of cifar_10 -->\n<!-- digits_8x8 -->\n<!-- end of digits_8x8 -->\n"
+    )
+    script = Path(__file__).resolve().parents[2] / "scripts" / "report.py"
+    subprocess.run([sys.executable, script, runs, "-o", tmp_path / "report", "--page", page], check=True)
+    text = page.read_text()
+    assert text.startswith("Before\n<!-- cifar_10 -->")
+    assert (tmp_path / "report" / "cifar_10.md").read_text() in text
+    assert (tmp_path / "report" / "digits_8x8.md").read_text() in text
+
+
+def test_processor_time_takes_the_place_of_wall_clock_time(tmp_path):
+    for name, probs, processor in (("constant", (1.0, 1.0), 200), ("stochastic", (1.0, 0.5), 150)):
+        make_run(tmp_path / "runs" / name, probs, 1, 10.0, 40, 0.76)
+        path = tmp_path / "runs" / name / "result.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "processor_seconds": processor}))
+    ratios = []
+    for processor_time in (False, True):
+        write_report(tmp_path / "runs", tmp_path / "report", processor_time)
+        row = (tmp_path / "report" / "cifar_10.md").read_text().splitlines()[5]
+        ratios.append(row.split(" | ")[5])
+    assert ratios == ["1.00", "0.75"]
