@@ -27,6 +27,9 @@ class StochasticGate(nn.Module):
         sync_gates: all ranks of the default process group take the gates of rank 0. Needed where the gated work
             holds collectives (SyncBatchNorm, FSDP units), which would wait for ranks that skip it.
 
+    Attributes:
+        last_share: share in ``[0, 1]`` of the rows that survived when gates were last drawn.
+
     Raises:
         ValueError: ``survival_prob`` outside ``[0, 1]`` or nan.
     """
@@ -35,6 +38,7 @@ class StochasticGate(nn.Module):
         super().__init__()
         self.survival_prob = survival_prob
         self.sync_gates = sync_gates
+        self.last_share = 1.0
 
     @property
     def survival_prob(self) -> float:
@@ -156,12 +160,13 @@ class StochasticResidual(StochasticGate):
         """Surviving rows: None for no row, ``ALL`` for every row."""
         if not self.sync_gates:
             refuse_collectives(branch)
-        if self.survival_prob == 0.0:
-            return None
-        if self.mode == "batch":
-            return ALL if draw_batch(self.survival_prob, self.sync_gates) else None
-        rows = draw_rows(self.mode, self.survival_prob, batch, self.sync_gates)
-        count = count_rows(rows)
+        count, rows = 0, ALL
+        if self.survival_prob > 0.0 and self.mode == "batch":
+            count = batch if draw_batch(self.survival_prob, self.sync_gates) else 0
+        elif self.survival_prob > 0.0:
+            rows = draw_rows(self.mode, self.survival_prob, batch, self.sync_gates)
+            count = count_rows(rows)
+        self.last_share = count / max(batch, 1)
         return None if count == 0 else ALL if count == batch else rows
 
     @torch.compiler.disable
@@ -221,7 +226,9 @@ class StochasticDepthBlock(StochasticGate):
     def _survives(self) -> bool:
         if not self.sync_gates:
             refuse_collectives(self.block)
-        return draw_batch(self.survival_prob, self.sync_gates)
+        survives = draw_batch(self.survival_prob, self.sync_gates)
+        self.last_share = float(survives)
+        return survives
 
     @torch.compiler.disable
     def _in_graph(self, x: Tensor) -> Tensor:

@@ -37,6 +37,17 @@ def test_a_dropped_branch_is_never_called_and_gets_no_gradient(mode):
     assert all(torch.equal(statistics[key], value) for key, value in branch[1].state_dict().items())
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_the_gate_remembers_which_share_of_the_rows_survived(mode):
+    torch.manual_seed(0)
+    residual, rows = StochasticResidual(0.55, mode), []
+    for _ in range(10):
+        rows.append(0)
+        residual(lambda x: rows.append(rows.pop() + len(x)) or x, torch.ones(8, 2), torch.ones(8, 2))
+        assert residual.last_share == rows[-1] / 8
+    assert len(set(rows)) > 1
+
+
 @pytest.mark.parametrize("rescale", RESCALES)
 @pytest.mark.parametrize("mode", ROW_MODES)
 def test_only_surviving_rows_enter_the_branch_and_the_scale_is_exact(mode, rescale):
@@ -247,6 +258,7 @@ def test_a_stochastic_block_is_the_block_or_its_shortcut(shortcut):
     kept = [torch.equal(gated(x), block(x)) for _ in range(400)]
     assert abs(sum(kept) / 400 - 0.6) < 4 * (0.24 / 400) ** 0.5
     assert len(calls) == 400 + sum(kept)
+    assert gated.last_share == kept[-1]
     gated.block.conv.requires_grad_(False)
     outs = [gated(x) for _ in range(20)]
     assert all(torch.equal(out, block(x)) or torch.equal(out, alone) for out in outs)

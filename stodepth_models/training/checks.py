@@ -6,9 +6,9 @@ from torchvision.models import list_models
 
 import stodepth_models
 
-__all__ = ["at_least", "model_name", "positive", "within"]
+__all__ = ["SUFFIX", "at_least", "model_name", "positive", "within"]
 
-_SUFFIX = "_stodepth_lineardecay"
+SUFFIX = "_stodepth_lineardecay"
 
 
 def at_least(name: str, value: float, least: float) -> None:
@@ -36,9 +36,9 @@ def model_name(name: str) -> str:
         ValueError: there is none of that name.
     """
     known = list_models(module=stodepth_models)
-    for candidate in (name, name + _SUFFIX):
+    for candidate in (name, name + SUFFIX):
         if candidate in known:
             return candidate
-    near = difflib.get_close_matches(name.removesuffix(_SUFFIX), [k.removesuffix(_SUFFIX) for k in known], n=3)
+    near = difflib.get_close_matches(name.removesuffix(SUFFIX), [k.removesuffix(SUFFIX) for k in known], n=3)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
     raise ValueError(f"model.name: no model {name!r} in the zoo; {hint}")

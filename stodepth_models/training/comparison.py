@@ -21,14 +21,17 @@ def differences(saved: dict[str, Any], config: TrainConfig) -> list[str]:
         saved: the run's settings, as :func:`dataclasses.asdict` gives them, paths and tuples as in JSON.
         config: the settings of now.
     """
-    then, now = flatten(saved), flatten(dataclasses.asdict(config))
-    keys = [key for key in now if key not in _FREE]
-    return [f"{key} was {then.get(key)}, is {now[key]}" for key in keys if then.get(key) != now[key]]
+    then, now = same_computation(saved), same_computation(dataclasses.asdict(config))
+    return [f"{key} was {then[key]}, is {now[key]}" for key in now if then[key] != now[key]]
 
 
 def same_computation(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the flat settings that shape a computation, without those of where it lies and how it is watched."""
-    return {key: value for key, value in flatten(settings).items() if key not in _FREE}
+    """Return the flat settings that shape a computation, without those of where it lies and how it is watched.
+
+    A setting that is younger than the run stands at its default, which is what the run did.
+    """
+    complete = flatten(dataclasses.asdict(TrainConfig())) | flatten(settings)
+    return {key: value for key, value in complete.items() if key not in _FREE}
 
 
 def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -66,6 +66,8 @@ def load_data(config: DataConfig, training: bool = True) -> Data:
         raise ValueError(f"data.root: {config.root} has no train/ folder, only {', '.join(splits)}")
     if train is not None and valid is None:
         train, valid = _hold_back(train, config)
+    if train is not None and config.images_per_class is not None:
+        train = _few(train, classes, config.images_per_class, config.split_seed)
     mean, std = _statistics(train, side, config)
     padding = config.padding if config.padding is not None else _padding(config.name, side)
     flip = config.flip if config.flip is not None else config.name not in _NEVER_FLIPPED
@@ -105,6 +107,17 @@ def _hold_back(train: Split, config: DataConfig) -> tuple[Split, Split]:
         raise ValueError(f"data.valid_size must be below the {total} training images, got {size}")
     order = torch.randperm(total, generator=torch.Generator().manual_seed(config.split_seed))
     return _take(train, order[size:].sort().values), _take(train, order[:size].sort().values)
+
+
+def _few(train: Split, classes: tuple[str, ...], size: int, seed: int) -> Split:
+    order = torch.randperm(len(train.labels), generator=torch.Generator().manual_seed(seed))
+    chosen = []
+    for label, name in enumerate(classes):
+        of_class = order[train.labels[order] == label][:size]
+        if len(of_class) < size:
+            raise ValueError(f"data.images_per_class={size}: {name} has {len(of_class)} training images")
+        chosen.append(of_class)
+    return _take(train, torch.cat(chosen).sort().values)
 
 
 def _take(split: Split, indices: Tensor) -> Split:

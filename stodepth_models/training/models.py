@@ -1,12 +1,13 @@
 """From settings to a model: built, loaded, and made ready to train."""
 
-from copy import deepcopy
+from collections.abc import Iterable
 
 import torch
 from torch import nn
 from torchvision.models import get_model
 
-from ..survival import expected_flops, linear_decay, set_survival_probs, survival_probs
+from ..layers import StochasticGate
+from ..survival import count_flops, linear_decay, survival_probs
 from .config import ModelConfig
 from .masking import mask_branches
 
@@ -55,7 +56,7 @@ def freeze_stem(model: nn.Module, config: ModelConfig) -> None:
 
 
 class Shares:
-    """Expected share of a forward pass's FLOPs that training executes (:func:`expected_flops`), remembered.
+    """Shares of the FLOPs of a forward pass at full depth that training executes, each in ``[0, 1]``.
 
     Args:
         model: a model before it is wrapped.
@@ -63,15 +64,16 @@ class Shares:
     """
 
     def __init__(self, model: nn.Module, side: int) -> None:
-        self.model, self.side = model, side
-        self.skeleton = deepcopy(model).to("meta")  # the model itself is about to be wrapped
-        self.known: dict[tuple[float, ...], float] = {}
+        self.gates = [module for module in model.modules() if isinstance(module, StochasticGate)]
+        self.full, self.gated = count_flops(model, (1, 3, side, side))
 
-    def __call__(self) -> float:
-        """Return the share under the survival probabilities of now, in ``[0, 1]``."""
-        probs = tuple(survival_probs(self.model))
-        if probs not in self.known:
-            if probs:
-                set_survival_probs(self.skeleton, probs)
-            self.known[probs] = expected_flops(self.skeleton, (1, 3, self.side, self.side)).share
-        return self.known[probs]
+    def expected(self) -> float:
+        """Return the share expected over the gates, under the survival probabilities of now."""
+        return self._share(gate.survival_prob for gate in self.gates)
+
+    def executed(self) -> float:
+        """Return the share that the last forward pass executed."""
+        return self._share(1.0 if gate.survival_prob == 1.0 else gate.last_share for gate in self.gates)
+
+    def _share(self, kept: Iterable[float]) -> float:
+        return 1.0 - sum((1.0 - share) * flops for share, flops in zip(kept, self.gated, strict=True)) / self.full

@@ -4,23 +4,39 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..checkpoints import read_file
 from ..hub import rebuild
 from ..survival import count_flops
+from .checks import SUFFIX
 from .config import DataConfig, EvaluateConfig, ModelConfig
 from .evaluation import evaluate_weights
 from .outputs import RunFolder
 
-__all__ = ["model_table", "publish", "training_table"]
-
-_SUFFIX = "_stodepth_lineardecay"
-_DEPTH = {True: "constant", False: "stodepth"}
+__all__ = ["Origin", "model_table", "publish", "training_table"]
 
 
-def publish(run: Path, folder: Path, name: str, default: bool, root: Path, commit: str, machine: str) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Origin:
+    """What a run's own records do not tell of it.
+
+    Attributes:
+        recipe: its file of settings, in this repository.
+        commit: of this package, that it was trained with.
+        machine: that it was trained on.
+        images: a sentence about its data set.
+    """
+
+    recipe: str
+    commit: str
+    machine: str
+    images: str
+
+
+def publish(run: Path, folder: Path, name: str, default: bool, root: Path, origin: Origin) -> dict[str, Any]:
     """Copy the weights of a run's best epoch into ``folder`` and enter them into its ``index.json``.
 
     Args:
@@ -29,8 +45,7 @@ def publish(run: Path, folder: Path, name: str, default: bool, root: Path, commi
         name: of the enum's member; an entry of this builder and name is replaced.
         default: whether ``pretrained=True`` loads it.
         root: data set of the run, whose test images are evaluated anew in float32.
-        commit: of this package, that the run was trained with.
-        machine: that the run was trained on.
+        origin: where the run comes from.
 
     Returns:
         The entry.
@@ -45,15 +60,17 @@ def publish(run: Path, folder: Path, name: str, default: bool, root: Path, commi
     result = json.loads(record.result.read_text(encoding="utf-8"))
     if result["test_error_best"] is None:
         raise ValueError(f"{run} held no test images")
-    content = record.best.read_bytes()
-    sha256 = hashlib.sha256(content).hexdigest()
     saved = read_file(record.best, str(record.best)).config
     assert saved is not None  # the run wrote it
-    entry = _describe(record, saved, settings, name, default, root)
-    depth = _DEPTH[settings["model"]["prob_0_L"] == [1.0, 1.0]]
-    entry |= {"file": f"{entry['builder']}_{depth}-{sha256[:8]}.safetensors", "sha256": sha256}
-    entry |= {"file_size": round(len(content) / 2**20, 3), "docs": _docs(entry, settings, depth)}
-    entry["training"] = _training(settings, result, record.rows(), commit, machine)
+    builder = settings["model"]["name"]
+    entry = {
+        "builder": builder.removesuffix(SUFFIX), "name": name, "default": default,
+        **_file(record.best, builder.removesuffix(SUFFIX), settings),
+        **_images(saved["training"], settings),
+        **_figures(record.best, saved, settings, root),
+        "recipe": origin.recipe, "license": "BSD-3-Clause", "docs": _docs(settings, origin),
+        "training": _training(settings, result, record.rows(), origin),
+    }  # fmt: skip
     shutil.copyfile(record.best, folder / entry["file"])
     _enter(folder, entry, saved["categories"])
     return entry
@@ -70,7 +87,7 @@ def model_table(entries: Sequence[dict[str, Any]]) -> str:
         rows.append((
             f"`{entry['builder']}`", f"`{entry['name']}`", f"{entry['num_params']:,}", f"{entry['ops']:.3f}",
             f"{entry['acc@1']:.2f}", entry["dataset"], f"{entry['file_size']:.2f}",
-            f"`sdm.{entry['builder']}{_SUFFIX}({how})`",
+            f"`sdm.{entry['builder']}{SUFFIX}({how})`",
         ))  # fmt: skip
     return _markdown(rows)
 
@@ -91,50 +108,56 @@ def training_table(entries: Sequence[dict[str, Any]]) -> str:
     return _markdown(rows)
 
 
-def _describe(
-    record: RunFolder, saved: Mapping[str, Any], settings: dict[str, Any], name: str, default: bool, root: Path
-) -> dict[str, Any]:
-    """Everything that the weights and an evaluation tell."""
-    model, training = rebuild(saved, {}).eval(), saved["training"]
-    size = training["image_size"]
-    builder, saved_data = settings["model"]["name"], settings["data"]
-    data = DataConfig(**{**saved_data, "root": root, "cache": Path(saved_data["cache"])})
-    figures = evaluate_weights(
-        EvaluateConfig(model=ModelConfig(name=builder, weights=str(record.best)), data=data, cpu=True)
-    )
+def _file(path: Path, builder: str, settings: dict[str, Any]) -> dict[str, Any]:
+    content = path.read_bytes()
+    sha256 = hashlib.sha256(content).hexdigest()
+    depth = "constant" if _is_constant(settings) else "stodepth"
     return {
-        "builder": builder.removesuffix(_SUFFIX), "name": name, "default": default, "file": "", "url": None,
-        "sha256": "", "dataset": settings["data"]["label"], "size": size, "mean": training["mean"],
-        "std": training["std"], "min_size": [1, 1],
-        "num_params": sum(parameter.numel() for parameter in model.parameters()),
-        "ops": round(count_flops(model, (1, 3, size, size))[0] / 2e9, 3), "file_size": 0.0,
-        "acc@1": round(100 * figures["top1"], 2), "measured": True,
-        "recipe": "configs/zoo_cifar10.yaml", "license": "BSD-3-Clause",
+        "file": f"{builder}_{depth}-{sha256[:8]}.safetensors", "url": None, "sha256": sha256,
+        "file_size": round(len(content) / 2**20, 3),
     }  # fmt: skip
 
 
-def _docs(entry: dict[str, Any], settings: dict[str, Any], depth: str) -> str:
-    stochastic = f"with stochastic depth, p_L = {settings['model']['prob_0_L'][1]:g}"
-    how = stochastic if depth == "stodepth" else "at constant depth"
-    return f"Trained {how}, for {settings['epochs']} epochs on {entry['dataset']}: {_IMAGES}"
+def _images(training: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "dataset": settings["data"]["label"], "size": training["image_size"], "mean": training["mean"],
+        "std": training["std"], "min_size": [1, 1],
+    }  # fmt: skip
 
 
-_IMAGES = (
-    "CIFAR-10's images re-encoded as JPEG, so its figures are not those of CIFAR-10 proper. The accuracy is that on "
-    "the 10,000 test images, in float32."
-)
+def _figures(path: Path, saved: Mapping[str, Any], settings: dict[str, Any], root: Path) -> dict[str, Any]:
+    """Size and cost of the network, and its accuracy on the test images, evaluated in float32."""
+    model, side = rebuild(saved, {}), saved["training"]["image_size"]
+    data = DataConfig(**{**settings["data"], "root": root, "cache": Path(settings["data"]["cache"])})
+    network = ModelConfig(name=settings["model"]["name"], weights=str(path))
+    figures = evaluate_weights(EvaluateConfig(model=network, data=data, cpu=True))
+    return {
+        "num_params": sum(parameter.numel() for parameter in model.parameters()),
+        "ops": round(count_flops(model, (1, 3, side, side))[0] / 2e9, 3),
+        "acc@1": round(100 * figures["top1"], 2), "measured": True,
+    }  # fmt: skip
+
+
+def _docs(settings: dict[str, Any], origin: Origin) -> str:
+    last = settings["model"]["prob_0_L"][1]
+    how = "at constant depth" if _is_constant(settings) else f"with stochastic depth, p_L = {last:g}"
+    return f"Trained {how}, for {settings['epochs']} epochs on {settings['data']['label']}: {origin.images}"
+
+
+def _is_constant(settings: dict[str, Any]) -> bool:
+    return settings["model"]["prob_0_L"] == [1.0, 1.0]
 
 
 def _training(
-    settings: dict[str, Any], result: dict[str, Any], rows: Sequence[dict[str, Any]], commit: str, machine: str
+    settings: dict[str, Any], result: dict[str, Any], rows: Sequence[dict[str, Any]], origin: Origin
 ) -> dict[str, Any]:
     return {
         "prob_0_L": settings["model"]["prob_0_L"],
         "seed": settings["seed"],
         "epochs": settings["epochs"],
         "precision": settings["precision"],
-        "commit": commit,
-        "machine": machine,
+        "commit": origin.commit,
+        "machine": origin.machine,
         "processor_seconds": round(result["processor_seconds"]),
         "flops_share": round(result["expected_flops_share"], 4),
         "best_epoch": result["best_epoch"],

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .checks import SUFFIX
 from .comparison import same_computation
 from .outputs import RunFolder
 
@@ -95,7 +96,7 @@ class Group:
     @property
     def masked(self) -> bool:
         """Whether branches are computed and then masked."""
-        return self.settings.get("model.masked", False)  # runs of the first version have no such setting
+        return self.settings["model.masked"]
 
     @property
     def last_prob(self) -> float:
@@ -164,7 +165,7 @@ def _read(folder: RunFolder) -> Record:
 def _name(groups: list[Group]) -> None:
     """Give each group its model and depth as a label, and whatever else tells it from its namesakes."""
     for group in groups:
-        model = group.settings["model.name"].removesuffix("_stodepth_lineardecay")
+        model = group.settings["model.name"].removesuffix(SUFFIX)
         group.label = f"{model}, {'constant depth' if group.constant else _depth(group)}"
     for group in groups:
         namesakes = [g for g in groups if g.label.split(" [")[0] == group.label and g.dataset == group.dataset]

@@ -156,6 +156,7 @@ class Run:
             "train_seconds": progress.seconds,
             "processor_seconds": progress.processor_seconds,
             "expected_flops_share": progress.flops_share / self.config.epochs,
+            "executed_flops_share": progress.executed_share / self.config.epochs,
             "peak_memory_mib": peak_memory(self.accelerator.device),
             "steps": progress.step,
             "device": device_name(self.accelerator.device),
@@ -172,8 +173,8 @@ def summary(result: dict[str, Any]) -> str:
         )
     return (
         f"best validation error {result['best_valid_error']:.2f} % at epoch {result['best_epoch']}: {test}; "
-        f"{result['train_seconds']:.0f} s of training, {result['expected_flops_share']:.1%} of the FLOPs expected over "
-        f"the gates, peak memory {result['peak_memory_mib']:.0f} MiB"
+        f"{result['train_seconds']:.0f} s of training, {result['executed_flops_share']:.1%} of the forward FLOPs "
+        f"executed, peak memory {result['peak_memory_mib']:.0f} MiB"
     )
 
 

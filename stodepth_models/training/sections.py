@@ -95,6 +95,7 @@ class DataConfig:
         valid_size: training images held back for validation where the data set has no such split; none given: 5,000
             (CIFAR), 6,000 (SVHN), else a tenth.
         split_seed: chooses the images held back.
+        images_per_class: train on so many images of each class alone, chosen by ``split_seed``; none given: on all.
         image_size: side in pixels; none given: that of the images up to 64 pixels, else 224.
         padding: zero padding in pixels before the random crop of small images; none given: 4, less for
             images below 32 pixels, 0 for SVHN.
@@ -114,6 +115,7 @@ class DataConfig:
     download: bool = True
     valid_size: int | None = None
     split_seed: int = 0
+    images_per_class: int | None = None
     image_size: int | None = None
     padding: int | None = None
     flip: bool | None = None
@@ -126,7 +128,7 @@ class DataConfig:
     fake_classes: int = 10
 
     def __post_init__(self) -> None:
-        for name in ("valid_size", "image_size", "fake_images", "fake_classes"):
+        for name in ("valid_size", "images_per_class", "image_size", "fake_images", "fake_classes"):
             if getattr(self, name) is not None:
                 at_least(f"data.{name}", getattr(self, name), 1)
         at_least("data.workers", self.workers, 0)

@@ -19,13 +19,15 @@ class Progress:
         epoch: epochs done.
         step_in_epoch: optimizer steps done of the epoch begun.
         step: optimizer steps done in all.
-        sums: loss, right answers and images of the epoch begun, over all processes.
+        sums: loss, right answers, images, and images times their share of the forward FLOPs executed, of the epoch
+            begun, over all processes.
         epoch_seconds: time spent on the epoch begun.
         epoch_processor_seconds: processor time of it, over the threads of this process.
         seconds: time spent on training, without evaluation, in all.
         processor_seconds: processor time of it, over the threads of this process.
         share_at_start: expected share of the forward FLOPs executed, as the epoch begun started.
         flops_share: expected share of the forward FLOPs executed, summed over the epochs done.
+        executed_share: share of them that the gates drawn left, summed over the epochs done.
         best_epoch: epoch of the best validation accuracy, counting from 1; 0 before there is one.
         best_top1: that accuracy, in [0, 1].
         epochs_at_chance: epochs in a row at chance accuracy.
@@ -34,13 +36,14 @@ class Progress:
     epoch: int = 0
     step_in_epoch: int = 0
     step: int = 0
-    sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
+    sums: list[float] = field(default_factory=lambda: [0.0] * 4)
     epoch_seconds: float = 0.0
     epoch_processor_seconds: float = 0.0
     seconds: float = 0.0
     processor_seconds: float = 0.0
     share_at_start: float = 1.0
     flops_share: float = 0.0
+    executed_share: float = 0.0
     best_epoch: int = 0
     best_top1: float = -1.0
     epochs_at_chance: int = 0

@@ -59,7 +59,7 @@ class Trainer:
         optimizer, self.scheduler = make_optimizer(self.bare, config.optim, config.epochs, self.steps_per_epoch)
         self.model: nn.Module
         self.model, self.optimizer = accelerator.prepare(self.bare, optimizer)
-        self.progress = Progress(share_at_start=self.shares())
+        self.progress = Progress(share_at_start=self.shares.expected())
         self.saved = time.monotonic()
         seed_gates(config.seed, rank)
 
@@ -86,24 +86,26 @@ class Trainer:
                 self._look(bar, speed)
         finally:
             bar.close()
-        loss, right, count = progress.sums
+        loss, right, count, computed = progress.sums
         return {
             "loss": loss / count, "top1": right / count, "seconds": progress.epoch_seconds,
             "processor_seconds": progress.epoch_processor_seconds, "images_per_second": speed.images_per_second,
+            "executed_flops_share": computed / count,
         }  # fmt: skip
 
     def _step(self, batch: Batch) -> None:
-        sums = torch.zeros(3, device=self.accelerator.device)
+        sums = torch.zeros(4, device=self.accelerator.device)
         smoothing, world = self.config.optim.label_smoothing, self.accelerator.num_processes
         for number, (images, labels) in enumerate(batch.parts, start=1):
             last = number == len(batch.parts)
             with nullcontext() if last else self.accelerator.no_sync(self.model):
                 logits = self.model(images).float()
+                computed = len(labels) * self.shares.executed()
                 # The mean over the global batch: processes may hold different numbers of its images.
                 loss = cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing)
                 self.accelerator.backward(loss * (world / batch.size))
             right = (logits.detach().argmax(1) == labels).sum()
-            sums += torch.stack([loss.detach(), right, right.new_tensor(len(labels))])
+            sums += torch.stack([loss.detach(), right, *loss.new_tensor([len(labels), computed])])
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.scheduler.step()
@@ -121,7 +123,7 @@ class Trainer:
         by_step = config.checkpoint_steps > 0 and progress.step % config.checkpoint_steps == 0
         if due or by_step:
             steps = self._collect()
-            loss, right, count = progress.sums
+            loss, right, count, _ = progress.sums
             probs = survival_probs(self.bare) or [1.0]
             bar.update(steps, loss / count, right / count, speed.images_per_second, sum(probs) / len(probs))
         stopping, by_clock = self._agree(due)
@@ -167,17 +169,18 @@ class Trainer:
         """Move on to the next epoch."""
         progress = self.progress
         progress.flops_share += self.epoch_flops_share()
-        progress.share_at_start = self.shares()
+        progress.executed_share += progress.sums[3] / progress.sums[2]
+        progress.share_at_start = self.shares.expected()
         progress.seconds += progress.epoch_seconds
         progress.processor_seconds += progress.epoch_processor_seconds
         progress.epoch += 1
-        progress.step_in_epoch, progress.sums = 0, [0.0, 0.0, 0.0]
+        progress.step_in_epoch, progress.sums = 0, [0.0] * 4
         progress.epoch_seconds = progress.epoch_processor_seconds = 0.0
 
     def epoch_flops_share(self) -> float:
         """Expected share of the forward FLOPs of the epoch done: probabilities stay within it, or move linearly."""
         start = self.progress.share_at_start
-        return start if self.survival_every > 1 else (start + self.shares()) / 2
+        return start if self.survival_every > 1 else (start + self.shares.expected()) / 2
 
     def save(self) -> Any:
         """Write a checkpoint from the main process and return its path; all processes must call."""

@@ -45,6 +45,20 @@ def test_a_folder_without_validation_holds_back_a_tenth_by_seed(tmp_path):
     torch.testing.assert_close(data.std.double(), pixels.std((0, 1, 2), correction=0), rtol=1e-5, atol=1e-6)
 
 
+def test_few_images_of_each_class_are_chosen_by_seed(tmp_path):
+    root = make_folder(tmp_path / "set", count=20)
+    whole = load_data(folder(root))
+    few = load_data(folder(root, images_per_class=5))
+    assert few.train.labels.bincount().tolist() == [5, 5]
+    assert torch.equal(few.valid.images, whole.valid.images)
+    known = {image.numpy().tobytes() for image in whole.train.images}
+    assert known > {image.numpy().tobytes() for image in few.train.images}
+    assert torch.equal(few.train.images, load_data(folder(root, images_per_class=5)).train.images)
+    assert not torch.equal(few.train.images, load_data(folder(root, images_per_class=5, split_seed=1)).train.images)
+    with pytest.raises(ValueError, match=r"data\.images_per_class=30: cat has 1\d training images"):
+        load_data(folder(root, images_per_class=30))
+
+
 def test_splits_that_exist_are_taken_as_they_are(tmp_path):
     data = load_data(folder(make_folder(tmp_path / "set", splits=("train", "val"))))
     assert (len(data.train.labels), len(data.valid.labels), data.test) == (12, 12, None)

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.utils.flop_counter import FlopCounterMode
 
-from stodepth_models.training import engine, run, trainer
+from stodepth_models.training import engine, models, run, trainer
 from stodepth_models.training.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
 from stodepth_models.training.engine import EXIT_RESUME_ME, train
 from stodepth_models.training.outcome import Diverged, SettingsError
@@ -119,6 +120,32 @@ def test_one_probability_for_all_blocks_moves_epoch_by_epoch(tmp_path):
     assert [row["survival"] for row in rows] == [[1.0] * 9, [0.75] * 9, [0.5] * 9]
     assert rows[0]["flops_share"] == 1.0
     assert rows[2]["flops_share"] == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.parametrize("mode", ["batch", "row"])
+def test_the_executed_flops_are_those_of_the_convolutions_that_ran(tmp_path, monkeypatch, mode):
+    executed, full = [], []
+
+    def count(layer, inputs, output):
+        if layer.training:
+            executed.append(output.numel() * layer.weight[0].numel())
+
+    def build(config, classes):
+        model = models.build_model(config, classes)
+        layers = [module for module in model.modules() if isinstance(module, (torch.nn.Conv2d, torch.nn.Linear))]
+        counter = FlopCounterMode(display=False)
+        with torch.no_grad(), counter:
+            model.eval()(torch.zeros(1, 3, 8, 8))
+        full.append(counter.get_total_flops() / 2)
+        for layer in layers:
+            layer.register_forward_hook(count)
+        return model
+
+    monkeypatch.setattr(trainer, "build_model", build)
+    assert train(settings(tmp_path, model=ModelConfig(mode=mode))) == 0
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["executed_flops_share"] == pytest.approx(sum(executed) / (2 * 80 * full[0]), rel=1e-6)
+    assert result["executed_flops_share"] != pytest.approx(result["expected_flops_share"], abs=1e-4)
 
 
 def test_evaluating_more_often_changes_no_weight(undisturbed, tmp_path):

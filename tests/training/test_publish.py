@@ -13,9 +13,11 @@ from stodepth_models import published
 from stodepth_models.training.config import DataConfig, ModelConfig, TrainConfig
 from stodepth_models.training.engine import train
 from stodepth_models.training.pages import fill_in
-from stodepth_models.training.publish import model_table, publish, training_table
+from stodepth_models.training.publish import Origin, model_table, publish, training_table
 from stodepth_models.training.records import collect
 from stodepth_models.training.report import write_report
+
+ORIGIN = Origin("configs/made_up.yaml", "0123abc", "2 CPU cores", "noise.")
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +39,7 @@ def folder(tmp_path):
 
 
 def test_the_entry_tells_what_the_file_is_and_how_it_was_trained(run, folder):
-    entry = publish(run, folder, "MADE_UP_V1", True, folder, "0123abc", "2 CPU cores")
+    entry = publish(run, folder, "MADE_UP_V1", True, folder, ORIGIN)
     content = (folder / entry["file"]).read_bytes()
     assert entry["sha256"] == hashlib.sha256(content).hexdigest()
     assert entry["file"] == f"cifar_resnet20_stodepth-{entry['sha256'][:8]}.safetensors"
@@ -48,6 +50,8 @@ def test_the_entry_tells_what_the_file_is_and_how_it_was_trained(run, folder):
     assert entry["training"]["valid_best"] == round(100 - result["best_valid_error"], 2)
     assert entry["training"]["prob_0_L"] == [1.0, 0.7]
     assert (entry["training"]["seed"], entry["training"]["epochs"]) == (3, 2)
+    assert (entry["recipe"], entry["training"]["commit"]) == ("configs/made_up.yaml", "0123abc")
+    assert entry["docs"] == "Trained with stochastic depth, p_L = 0.7, for 2 epochs on Made-up: noise."
     index = json.loads((folder / "index.json").read_text())
     assert index["weights"][-1] == entry
     assert len(index["categories"]["Made-up"]) == 10
@@ -56,14 +60,14 @@ def test_the_entry_tells_what_the_file_is_and_how_it_was_trained(run, folder):
 def test_publishing_again_replaces_the_entry(run, folder):
     before = len(json.loads((folder / "index.json").read_text())["weights"])
     for default in (True, False):
-        publish(run, folder, "MADE_UP_V1", default, folder, "0123abc", "2 CPU cores")
+        publish(run, folder, "MADE_UP_V1", default, folder, ORIGIN)
     weights = json.loads((folder / "index.json").read_text())["weights"]
     assert len(weights) == before + 1
     assert weights[-1]["default"] is False
 
 
 def test_what_is_published_loads_as_the_evaluation_function_of_the_run(run, folder, monkeypatch):
-    entry = publish(run, folder, "MADE_UP_V1", True, folder, "0123abc", "2 CPU cores")
+    entry = publish(run, folder, "MADE_UP_V1", True, folder, ORIGIN)
     monkeypatch.setattr(published, "shipped_folder", lambda: folder)
     x = torch.randn(2, 3, 8, 8)
     model = sdm.cifar_resnet20_stodepth_lineardecay(weights=str(folder / entry["file"]), prob_0_L=(1.0, 0.2)).eval()
@@ -73,7 +77,7 @@ def test_what_is_published_loads_as_the_evaluation_function_of_the_run(run, fold
 
 
 def test_tables_hold_shipped_models_alone_smallest_first(run, folder):
-    entry = publish(run, folder, "MADE_UP_V1", True, folder, "0123abc", "2 CPU cores")
+    entry = publish(run, folder, "MADE_UP_V1", True, folder, ORIGIN)
     twin = {**entry, "name": "TWIN", "default": False, "num_params": 5}
     linked = {**entry, "url": "https://example.org/x"}
     lines = model_table([entry, linked, twin]).splitlines()
@@ -86,7 +90,7 @@ def test_tables_hold_shipped_models_alone_smallest_first(run, folder):
 
 def test_an_unfinished_run_is_refused(tmp_path, folder):
     with pytest.raises(ValueError, match="is not a finished run: go on with --resume"):
-        publish(tmp_path, folder, "X", False, folder, "0123abc", "2 CPU cores")
+        publish(tmp_path, folder, "X", False, folder, ORIGIN)
 
 
 def test_a_table_goes_between_its_markers():
