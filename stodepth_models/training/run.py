@@ -47,7 +47,7 @@ class Run:
         if self.main:
             folder.claim(config, accelerator.num_processes)
             folder.keep_rows(self.trainer.progress.epoch)
-        start_trackers(accelerator, flat_settings(config))
+        start_trackers(accelerator, flat_settings(config), folder.path)
 
     def fit(self) -> None:
         """Train to the end, and evaluate the weights of the last and of the best epoch.

@@ -1,6 +1,7 @@
 """What a person sees of a run while it computes: a progress bar and the trackers."""
 
 import time
+from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
@@ -74,7 +75,7 @@ def tracked(row: dict[str, Any], prefix: str = "") -> dict[str, float]:
     return flat
 
 
-def start_trackers(accelerator: Accelerator, settings: dict[str, Any]) -> None:
-    """Start the trackers that the accelerator was made with, under the settings of the run."""
+def start_trackers(accelerator: Accelerator, settings: dict[str, Any], folder: Path) -> None:
+    """Start the trackers that the accelerator was made with, under the settings of the run, in its folder."""
     if accelerator.log_with:
-        accelerator.init_trackers("stodepth", settings)
+        accelerator.init_trackers("stodepth", settings, {"wandb": {"dir": str(folder), "name": folder.name}})

@@ -8,13 +8,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.flop_counter import FlopCounterMode
 
-from stodepth_models.training import engine, models, run, trainer
+from stodepth_models.training import engine, models, run, trainer, watch
 from stodepth_models.training.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
 from stodepth_models.training.engine import EXIT_RESUME_ME, train
 from stodepth_models.training.outcome import Diverged, SettingsError
@@ -100,6 +102,21 @@ def test_a_signal_is_heeded_between_epochs_of_a_single_step(tmp_path, monkeypatc
 def test_a_tracker_that_is_not_installed_is_named(tmp_path):
     with pytest.raises(SettingsError, match="trackers: nothing not installed"):
         train(settings(tmp_path, trackers=("nothing",)))
+
+
+def test_tensorboard_shows_the_metrics_of_each_epoch(tmp_path):
+    train(settings(tmp_path, trackers=("tensorboard",)))
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    shown = EventAccumulator(str(tmp_path / "stodepth")).Reload().Scalars("valid/top1")
+    assert [event.step for event in shown] == [5, 10]
+    assert [event.value for event in shown] == pytest.approx([row["valid"]["top1"] for row in rows])
+
+
+def test_weights_and_biases_write_into_the_folder_of_the_run(tmp_path):
+    calls = []
+    accelerator = SimpleNamespace(log_with=["wandb"], init_trackers=lambda *arguments: calls.append(arguments))
+    watch.start_trackers(accelerator, {"seed": 3}, tmp_path)
+    assert calls == [("stodepth", {"seed": 3}, {"wandb": {"dir": str(tmp_path), "name": tmp_path.name}})]
 
 
 def test_a_survival_schedule_resumes_bit_by_bit(tmp_path, monkeypatch):
