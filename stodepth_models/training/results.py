@@ -1,6 +1,7 @@
 """Finished runs, read from their folders and grouped: one group for each setting, one run of it for each seed."""
 
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -141,14 +142,16 @@ def read_runs(folder: Path, processor_time: bool = False) -> tuple[list[Record],
 
 
 def group_runs(records: Iterable[Record]) -> list[Group]:
-    """Return the groups, by data set, then model, then from constant depth to the most stochastic."""
+    """Return the groups, by data set, model and settings, then from constant depth to the most stochastic."""
     groups: dict[str, Group] = {}
     for record in records:
         settings = {key: value for key, value in record.settings.items() if key != "seed"}
         key = json.dumps([record.dataset, settings], sort_keys=True)
         group = groups.setdefault(key, Group("", record.dataset, settings))
         group.runs[record.seed] = record
-    ordered = sorted(groups.values(), key=lambda g: (g.dataset, g.settings["model.name"], -g.last_prob))
+    ordered = sorted(
+        groups.values(), key=lambda g: (g.dataset, _natural(g.settings["model.name"]), g.base, -g.last_prob)
+    )
     _name(ordered)
     return ordered
 
@@ -163,18 +166,27 @@ def _read(folder: RunFolder) -> Record:
 
 
 def _name(groups: list[Group]) -> None:
-    """Give each group its model and depth as a label, and whatever else tells it from its namesakes."""
+    """Label each group with its model, its depth, and what tells it from the other groups of its data set."""
     for group in groups:
         model = group.settings["model.name"].removesuffix(SUFFIX)
         group.label = f"{model}, {'constant depth' if group.constant else _depth(group)}"
     for group in groups:
-        namesakes = [g for g in groups if g.label.split(" [")[0] == group.label and g.dataset == group.dataset]
-        if len(namesakes) > 1:
-            keys = sorted({key for g in namesakes for key in g.settings})
-            differing = [k for k in keys if len({json.dumps(g.settings.get(k)) for g in namesakes}) > 1]
-            suffixes = [", ".join(f"{k.split('.')[-1]}={g.settings.get(k)}" for k in differing) for g in namesakes]
-            for namesake, suffix in zip(namesakes, suffixes, strict=True):
-                namesake.label += f" [{suffix}]"
+        others = [other for other in groups if other.dataset == group.dataset]
+        namesakes = [other for other in others if other.label.split(" [")[0] == group.label]
+        keys = [key for key in _differing(others) if key not in (*_STOCHASTIC, "model.name")]
+        keys += [key for key in _differing(namesakes) if key not in keys]
+        tags = [f"{key.rpartition('.')[2]}={group.settings[key]}" for key in keys]
+        group.label += f" [{', '.join(tags)}]" if tags else ""
+
+
+def _differing(groups: list[Group]) -> list[str]:
+    """Settings that are not the same in all groups."""
+    return [key for key in groups[0].settings if len({json.dumps(group.settings[key]) for group in groups}) > 1]
+
+
+def _natural(name: str) -> list[int | str]:
+    """Sort key under which resnet20 comes before resnet110."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
 
 def _depth(group: Group) -> str:

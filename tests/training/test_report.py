@@ -110,6 +110,7 @@ def test_runs_of_other_settings_are_told_apart(runs, tmp_path):
     labels = [group.label for group in groups(runs)]
     assert "cifar_resnet20, p_L = 0.5 [lr=0.1]" in labels
     assert "cifar_resnet20, p_L = 0.5 [lr=0.2]" in labels
+    assert "cifar_resnet20, constant depth [lr=0.1]" in labels
 
 
 def test_plots_show_the_figures_with_names_and_units(runs):
