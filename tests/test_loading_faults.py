@@ -134,6 +134,22 @@ def test_a_file_without_a_known_hash_that_cannot_be_read_is_not_kept(fault, matc
     assert len(files(cache)) == 1
 
 
+def test_a_file_gets_its_name_in_the_cache_only_when_it_is_whole(server, cache, monkeypatch):
+    copy, seen = fetch._copy, []
+
+    def watched(url, file, progress):
+        copy(url, file, progress)
+        file.flush()
+        seen.extend(files(cache))
+
+    monkeypatch.setattr(fetch, "_copy", watched)
+    sdm.load_pretrained(tiny(), server.url(HASHED))
+    [name] = seen
+    assert name.startswith(HASHED)
+    assert name.endswith(".partial")
+    assert files(cache) == [HASHED]
+
+
 def test_a_full_disk(server, cache, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
