@@ -37,6 +37,7 @@ from torch._dynamo.utils import counters
 from torch.nn.functional import cross_entropy
 
 import stodepth_models as sdm
+from stodepth_models.eager import EAGER_DEVICES
 from stodepth_models.gates import MODES
 
 WARM_UP, COMPILE_WARM_UP = 3, 12  # steps of each model before those that count
@@ -86,15 +87,14 @@ def run_peak(args: argparse.Namespace) -> list[Row]:
     for name, (p_last, mode) in settings.items():
         for checkpoint, suffix in ((False, ""), (True, ", checkpoint_stages")):
             with get_context("spawn").Pool(1) as process:
-                repeats = process.apply(peak_mebibytes, (args, p_last, mode, checkpoint))
-            peaks[f"ours, {name}{suffix}"] = repeats
+                peaks[f"ours, {name}{suffix}"] = [process.apply(peak_mebibytes, (args, p_last, mode, checkpoint))]
     return rows(peaks)
 
 
-def peak_mebibytes(args: argparse.Namespace, p_last: float, mode: str, checkpoint: bool) -> list[float]:
+def peak_mebibytes(args: argparse.Namespace, p_last: float, mode: str, checkpoint: bool) -> float:
     step = training_step(ours(args, p_last, mode, checkpoint), args)
     torch.manual_seed(0)
-    return [peak_of(step, args.device)]
+    return peak_of(step, args.device)
 
 
 def run_compile(args: argparse.Namespace) -> list[Row]:
@@ -191,6 +191,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
     parser.add_argument("--p-last", type=float, default=0.5, help="survival of the last block (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=7, help="steps of each model that count (default: %(default)s)")
+    parser.add_argument(
+        "--compile-branches", action="store_true", help="on a CPU too, where gates are else left to eager mode"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write settings and results to FILE")
     args = parser.parse_args(argv)
     if args.batch_size < 2 or args.repeats < 1:
@@ -208,6 +211,8 @@ def environment(args: argparse.Namespace) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
+    if args.compile_branches:
+        EAGER_DEVICES.clear()
     machine = environment(args)
     results = {}
     print(machine)

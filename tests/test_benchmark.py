@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 import stodepth_models as sdm
+from stodepth_models.eager import EAGER_DEVICES
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "scripts"))
 benchmark = importlib.import_module("benchmark")
@@ -172,6 +173,18 @@ def test_a_small_run_from_end_to_end(tmp_path, capsys):
     assert 0.5 < memory["ours, batch"]["limit"] < 1.0
     assert memory["ours, batch"]["ratio_to_limit"] == pytest.approx([1.0, 1.0, 1.0], rel=1e-6)
     assert capsys.readouterr().out.count("| limit |") == 3
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")
+@pytest.mark.parametrize("flags", [[], ["--compile-branches"]])
+def test_branches_are_compiled_on_a_cpu_where_that_is_asked_for(flags, monkeypatch, tmp_path):
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    try:
+        benchmark.main(["compile", *TINY, "--modes", "batch", "--json", str(tmp_path / "report.json"), *flags])
+    finally:
+        EAGER_DEVICES.add("cpu")
+    rows = json.loads((tmp_path / "report.json").read_text())["results"]["compile"]
+    assert [row["graphs, end"] > 0 for row in rows] == [True, bool(flags)]
 
 
 def peak_of_64_mebibytes():
