@@ -23,6 +23,7 @@ from torchvision.transforms._presets import ImageClassification
 
 from stodepth_models.hints import builder_names
 from stodepth_models.published import CifarResNet20_Weights
+from stodepth_models.sources import resolve_source, saved_preprocessing
 
 IMAGES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
@@ -54,9 +55,12 @@ def find_images(paths: list[Path]) -> list[Path]:
 def preprocessing(model: str, weights: str) -> Callable[[Image.Image], Tensor]:
     """What the weights were trained with, or what is usual for the family."""
     enum: type[WeightsEnum] = get_model_weights(model)
-    name = weights.rpartition(".")[2]
-    if name in enum.__members__:
-        return enum[name].transforms()
+    source = resolve_source(weights, enum, model)
+    if isinstance(source, WeightsEnum):
+        return source.transforms()
+    saved = saved_preprocessing(source)
+    if saved is not None:
+        return ImageClassification(crop_size=saved.side, resize_size=saved.side, mean=saved.mean, std=saved.std)
     usual = CifarResNet20_Weights.CIFAR10_IDELBAYEV.transforms
     return (usual if model.startswith("cifar") else partial(ImageClassification, crop_size=224))()
 

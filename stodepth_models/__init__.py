@@ -22,7 +22,7 @@ from .errors import CheckpointError, DownloadError
 from .fold import fold_rescale
 from .functional import drop_path
 from .known_blocks import register_block
-from .layers import DropPath, StochasticDepthBlock, StochasticResidual
+from .layers import DropPath, StochasticResidual
 from .published import (
     CifarResNet18_Weights,
     CifarResNet20_Weights,
@@ -55,6 +55,7 @@ from .surgery import apply_stochastic_depth, remove_stochastic_depth
 from .survival import expected_flops, linear_decay, recalibrate_bn, set_survival_probs, survival_probs, uniform
 from .uncertainty import MCPrediction, mc_predict
 from .weights import load_pretrained
+from .whole_block import StochasticDepthBlock
 
 __all__ = [
     "CheckpointError",

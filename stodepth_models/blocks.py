@@ -10,6 +10,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from .eager import EAGER_DEVICES, call_eagerly
 from .layers import StochasticResidual
+from .tracing import trace_as_leaf
 
 __all__ = ["StoDepthBasicBlock", "StoDepthBottleneck"]
 
@@ -26,7 +27,7 @@ class _StochasticBlock(nn.Module):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.residual = StochasticResidual(inplace=True)
+        self.residual = StochasticResidual(inplace=True, may_alias=True)
 
     def branch(self, x: Tensor) -> Tensor:
         """Return the residual branch of ``x``, ``(N, C, H, W)``: what the gate leaves out."""
@@ -39,14 +40,14 @@ class _StochasticBlock(nn.Module):
 
     def _forward(self, x: Tensor) -> Tensor:
         if isinstance(x, torch.fx.Proxy):
-            return _trace_as_leaf(self, x)
+            return trace_as_leaf(self, x)
         identity = x if self.downsample is None else self.downsample(x)
         return _activate(self.relu, self.residual(self.branch, x, identity), identity)
 
     @torch.compiler.disable(recursive=False)  # see StochasticResidual
     def _forward_gated(self, x: Tensor) -> Tensor:
         if isinstance(x, torch.fx.Proxy):
-            return _trace_as_leaf(self, x)
+            return trace_as_leaf(self, x)
         maybe_mark_dynamic(x, 0)
         identity = x
         if self.downsample is not None:
@@ -95,12 +96,6 @@ class StoDepthBottleneck(_StochasticBlock, Bottleneck):
     def last_norm(self) -> nn.Module:
         """Normalisation that ends the branch."""
         return self.bn3
-
-
-def _trace_as_leaf(block: nn.Module, x: torch.fx.Proxy) -> torch.fx.Proxy:
-    """Enter the block as one node of an FX graph, whatever the tracer: a traced gate would be frozen."""
-    tracer: Any = x.tracer
-    return tracer.create_proxy("call_module", tracer.path_of_module(block), (x,), {})
 
 
 def _activate(activation: nn.Module, out: Tensor, identity: Tensor) -> Tensor:

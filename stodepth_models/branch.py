@@ -1,17 +1,27 @@
 """What a gate must know of the branch it skips: the modules behind the callable, their dtype and their collectives."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
+from types import CellType
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.parallel import DistributedDataParallel
 
 from .functional import keep_in_graph
 
-__all__ = ["Branch", "call_with_one_row", "keep_in_ddp_graph", "modules_of", "output_dtype", "refuse_collectives"]
+__all__ = [
+    "Branch",
+    "call_with_one_row",
+    "keep_in_ddp_graph",
+    "last_norm",
+    "modules_of",
+    "output_dtype",
+    "refuse_collectives",
+]
 
 Branch = Callable[[Tensor], Tensor]
 
@@ -61,19 +71,43 @@ def keep_in_ddp_graph(x: Tensor, branch: Branch) -> Tensor:
 
 
 def modules_of(branch: Branch) -> list[nn.Module]:
-    """Modules behind a callable: itself, the owner of a method, or what a closure or partial holds."""
-    held: list[Any] = [branch, getattr(branch, "__self__", None)]
-    held += [cell.cell_contents for cell in getattr(branch, "__closure__", None) or ()]
-    held += [
-        getattr(branch, "func", None),
-        *getattr(branch, "args", ()),
-        *(getattr(branch, "keywords", None) or {}).values(),
-    ]
-    return [module for module in held if isinstance(module, nn.Module)]
+    """Modules behind a callable: itself, the owner of a method, or what a closure or partial holds, however deep."""
+    return list(dict.fromkeys(_held_modules(branch, set())))
 
 
-def output_dtype(x: Tensor) -> torch.dtype:
-    """Dtype of a convolution's output for ``x``: what the branch would have returned."""
+def _held_modules(held: Any, seen: set[int]) -> Iterator[nn.Module]:
+    if isinstance(held, nn.Module):
+        yield held
+    elif id(held) not in seen and (callable(held) or isinstance(held, (tuple, list, dict))):
+        seen.add(id(held))
+        for part in _parts(held):
+            yield from _held_modules(part, seen)
+
+
+def _parts(held: Any) -> list[Any]:
+    """The owner of a method, what a function closes over, what a partial binds, what a container holds."""
+    if isinstance(held, (tuple, list)):
+        return list(held)
+    if isinstance(held, dict):
+        return list(held.values())
+    if isinstance(held, partial):
+        return [held.func, held.args, held.keywords]
+    cells = [cell for cell in getattr(held, "__closure__", None) or () if cell != CellType()]  # but empty ones
+    return [getattr(held, "__self__", None), *(cell.cell_contents for cell in cells)]
+
+
+def last_norm(branch: Branch) -> nn.Module | None:
+    """Return the normalisation that ends the branch of a block that names it."""
+    norms = (getattr(module, "last_norm", None) for module in modules_of(branch))
+    return next((norm for norm in norms if isinstance(norm, nn.Module)), None)
+
+
+def output_dtype(x: Tensor, norm: nn.Module | None = None) -> torch.dtype:
+    """Dtype of a convolution's output for ``x``, or of a normalisation behind it: what a branch would have returned."""
     kind = x.device.type
     castable = x.dtype in (torch.float16, torch.bfloat16, torch.float32) and not x.is_meta  # meta knows no autocast
-    return torch.get_autocast_dtype(kind) if castable and torch.is_autocast_enabled(kind) else x.dtype
+    dtype = torch.get_autocast_dtype(kind) if castable and torch.is_autocast_enabled(kind) else x.dtype
+    if norm is None or isinstance(norm, _NormBase) or dtype == x.dtype:
+        return dtype
+    with torch.no_grad():
+        return norm.forward(x.new_empty((0, *x.shape[1:]), dtype=dtype)).dtype  # past the hooks

@@ -9,9 +9,11 @@ from torchvision.models import WeightsEnum
 from torchvision.models._api import BUILTIN_MODELS
 
 from .gates import MODES, RESCALES, check_choice, check_probability
-from .layers import StochasticGate, StochasticResidual
+from .keys import CLASSIFIER
+from .layers import StochasticResidual
 from .recipe import Recipe, Recorded
 from .sources import read_checkpoint
+from .stochastic_gate import StochasticGate
 from .survival import DEPTH_RULES, linear_decay, set_survival_probs
 from .weights import builder_source, load_checkpoint
 
@@ -106,10 +108,13 @@ def build(
     """
     check_flag("pretrained", pretrained)
     source = builder_source(name, enum, pretrained, weights)
+    model = architecture(**options)  # before anything is read or downloaded: a wrong option is told at once
     checkpoint = None if source is None else read_checkpoint(source, progress=progress)
-    if checkpoint is not None and checkpoint.num_classes is not None:
-        options = {"num_classes": checkpoint.num_classes, **options}
-    model = architecture(**options)
+    classes = None if checkpoint is None else checkpoint.num_classes
+    if classes is not None and "num_classes" not in options:
+        options = {"num_classes": classes, **options}
+        if classes != len(model.state_dict()[f"{CLASSIFIER}weight"]):
+            model = architecture(**options)
     depth.apply_to(model)
     model.recipe = Recipe(name, options)
     if checkpoint is not None:

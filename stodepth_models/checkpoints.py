@@ -24,6 +24,8 @@ __all__ = ["HEADER", "Checkpoint", "parse_config", "read_config", "read_file", "
 
 HEADER = "stodepth_models"  # entry of a safetensors header that holds our configuration, as JSON
 
+LARGEST_HEADER = 100_000_000  # bytes, of the safetensors format
+
 logger = logging.getLogger("stodepth_models")
 
 
@@ -54,7 +56,8 @@ class Checkpoint:
         """Evaluation scale of each block, in forward order; None for a network of constant depth."""
         if self.config is None or self.config["rescale"] != "eval":
             return None
-        return list(self.config["survival_probs"])
+        probs = list(self.config["survival_probs"])
+        return None if all(prob == 1.0 for prob in probs) else probs
 
 
 def read_file(path: Path, name: str) -> Checkpoint:
@@ -72,11 +75,11 @@ def read_file(path: Path, name: str) -> Checkpoint:
         head = file.read(16)
     if not head:
         raise CheckpointError(f"{name} is empty: download it again")
-    if head.lstrip()[:1] == b"<":
-        raise CheckpointError(f"{name} is a web page (HTML or XML), not weights: check the address")
-    if head[8:9] == b"{" and head[:2] != b"PK":
+    if head[8:9] == b"{" and head[:2] != b"PK" and int.from_bytes(head[:8], "little") <= LARGEST_HEADER:
         content, header = _read_safetensors(path, name)
         return read_mapping(content, name, header or read_config(path))
+    if head.lstrip()[:1] == b"<":
+        raise CheckpointError(f"{name} is a web page (HTML or XML), not weights: check the address")
     return read_mapping(_read_pickle(path, name), name, read_config(path))
 
 

@@ -11,8 +11,8 @@ from .blocks import StoDepthBasicBlock, StoDepthBottleneck
 from .eager import call_eagerly
 from .gates import check_choice
 from .hub import HubModel
-from .layers import is_left_to_eager
 from .stage import Stage
+from .stochastic_gate import is_left_to_eager
 
 __all__ = ["CifarResNet", "PadShortcut"]
 

@@ -9,9 +9,9 @@ import torch.fx
 from torch import Tensor, nn
 from torch._dynamo import maybe_mark_dynamic
 
-from .blocks import _trace_as_leaf
 from .branch import output_dtype
 from .layers import StochasticResidual
+from .tracing import trace_as_leaf
 
 __all__ = ["Connection", "GatedBlock", "KnownBlock", "Scaling", "affine"]
 
@@ -63,22 +63,24 @@ class Connection:
     def add(self, block: nn.Module, gate: StochasticResidual, x: Tensor) -> Tensor:
         """Return the connection's output for ``x``, ``(N, ...)``."""
         identity = x if self.identity is None else self.identity(block, x)
-        return self._finish(block, x, identity, gate(partial(self.branch, block), x, identity))
+        return self._finish(block, gate, x, identity, gate(partial(self.branch, block), x, identity))
 
     @torch.compiler.disable(recursive=False)  # see StochasticResidual
     def add_gated(self, block: nn.Module, gate: StochasticResidual, x: Tensor) -> Tensor:
         """What :meth:`add` returns, outside of compiled code."""
         identity = x if self.identity is None else self.identity(block, x)
-        return self._finish_eagerly(block, x, identity, gate(partial(self.branch, block), x, identity))
+        return self._finish_eagerly(block, gate, x, identity, gate(partial(self.branch, block), x, identity))
 
-    def _finish(self, block: nn.Module, x: Tensor, identity: Tensor, out: Tensor) -> Tensor:
-        if out is identity:  # dropped: a copy, as what follows may write in place and autograd need the shortcut
-            out = identity.to(identity.dtype if self.inplace else self.dtype(block, x, identity), copy=True)
+    def _finish(self, block: nn.Module, gate: StochasticResidual, x: Tensor, identity: Tensor, out: Tensor) -> Tensor:
+        if gate.has_dropped_all():  # a copy, as what follows may write in place and autograd need the shortcut
+            out = out.to(out.dtype if self.inplace else self.dtype(block, x, identity), copy=out is identity)
         return out if self.activation is None else self.activation(block, out)
 
     @torch.compiler.disable
-    def _finish_eagerly(self, block: nn.Module, x: Tensor, identity: Tensor, out: Tensor) -> Tensor:
-        return self._finish(block, x, identity, out)
+    def _finish_eagerly(
+        self, block: nn.Module, gate: StochasticResidual, x: Tensor, identity: Tensor, out: Tensor
+    ) -> Tensor:
+        return self._finish(block, gate, x, identity, out)
 
 
 class GatedBlock(nn.Module):
@@ -113,7 +115,7 @@ class GatedBlock(nn.Module):
 
     def _forward(self, x: Tensor) -> Tensor:
         if isinstance(x, torch.fx.Proxy):
-            return _trace_as_leaf(self, x)
+            return trace_as_leaf(self, x)
         for connection, gate in zip(self.connections, self.gates, strict=True):
             x = connection.add(self, gate, x)
         return x
@@ -121,7 +123,7 @@ class GatedBlock(nn.Module):
     @torch.compiler.disable(recursive=False)
     def _forward_gated(self, x: Tensor) -> Tensor:
         if isinstance(x, torch.fx.Proxy):
-            return _trace_as_leaf(self, x)
+            return trace_as_leaf(self, x)
         maybe_mark_dynamic(x, 0)
         for connection, gate in zip(self.connections, self.gates, strict=True):
             x = connection.add_gated(self, gate, x)

@@ -9,8 +9,8 @@ from torchvision.models.resnet import BasicBlock
 
 from .fold import fold_rescale, gated_blocks
 from .known_blocks import original_class
-from .layers import StochasticGate
 from .recipe import Recorded
+from .stochastic_gate import StochasticGate
 
 __all__ = ["to_torchvision"]
 

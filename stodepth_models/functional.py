@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
+from torch.autograd import Function, forward_ad
 from torch.nn import Parameter
 
 from .eager import EAGER_DEVICES
@@ -59,8 +59,8 @@ def add_residual(identity: Tensor, branch: Tensor, scale: float = 1.0, inplace: 
     if inplace and scale == 1.0:
         branch += identity
         return branch
-    if inplace and not (torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing()):
-        return torch.add(identity, branch, alpha=scale, out=branch)  # no new memory; compilers have their own ways
+    if inplace and not (torch.is_grad_enabled() or _is_transformed()):
+        return torch.add(identity, branch, alpha=scale, out=branch)  # no new memory
     out = torch.add(identity, branch, alpha=scale)
     return out.to(branch.dtype) if inplace else out
 
@@ -179,6 +179,12 @@ class _KeepInGraph(Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
         return grad, *(torch.zeros_like(parameter) for parameter in ctx.parameters)
+
+
+def _is_transformed() -> bool:
+    """Whether a compiler, ``torch.vmap`` or forward-mode differentiation is at work, which know no ``out=``."""
+    compiling = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return compiling or torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def _is_one_run(rows: Rows) -> bool:

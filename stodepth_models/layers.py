@@ -1,4 +1,4 @@
-"""Modules that skip work at random: a gated residual, a gated block, and drop-path."""
+"""Modules that skip work at random: a gated residual connection, and drop-path."""
 
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -8,68 +8,16 @@ import torch
 from torch import Tensor, nn
 from torch._dynamo import maybe_mark_dynamic
 
-from .branch import Branch, call_with_one_row, keep_in_ddp_graph, output_dtype, refuse_collectives
+from .branch import Branch, call_with_one_row, keep_in_ddp_graph, last_norm, output_dtype, refuse_collectives
 from .eager import EAGER_DEVICES, call_eagerly
 from .functional import add_residual, add_rows, drop_path, select_rows, take_rows
 from .gates import MODES, RESCALES, Rows, check_choice, check_probability, count_rows, draw_batch, draw_rows
 from .recompute import save_instead
+from .stochastic_gate import StochasticGate
 
-__all__ = ["DropPath", "StochasticDepthBlock", "StochasticGate", "StochasticResidual", "is_left_to_eager"]
+__all__ = ["DropPath", "StochasticResidual"]
 
 ALL: Rows = (slice(0, None),)  # the gate of a batch that survives whole
-
-
-class StochasticGate(nn.Module):
-    """Base of every module with a survival probability: what :func:`survival_probs` and the schedules look for.
-
-    Args:
-        survival_prob: chance in ``[0, 1]`` that the gated work is done in a training step.
-        sync_gates: all ranks of the default process group take the gates of rank 0. Needed where the gated work
-            holds collectives (SyncBatchNorm, FSDP units), which would wait for ranks that skip it.
-
-    Attributes:
-        last_share: share in ``[0, 1]`` of the rows that survived when gates were last drawn.
-
-    Raises:
-        ValueError: ``survival_prob`` outside ``[0, 1]`` or nan.
-    """
-
-    def __init__(self, survival_prob: float = 1.0, sync_gates: bool = False) -> None:
-        super().__init__()
-        self.survival_prob = survival_prob
-        self.sync_gates = sync_gates
-        self.last_share = 1.0
-
-    @property
-    def survival_prob(self) -> float:
-        """Chance in ``[0, 1]`` that the gated work is done in a training step."""
-        return self._survival_prob
-
-    @survival_prob.setter
-    def survival_prob(self, value: float) -> None:
-        self._survival_prob = check_probability("survival_prob", value)
-        # Compiled code guards on this flag, so that a schedule that moves the probability does not recompile.
-        self._always_survives = self._survival_prob == 1.0
-
-    def draws(self) -> bool:
-        """Return whether a forward pass draws gates now: in training, at a survival probability below 1.
-
-        Raises:
-            RuntimeError: the pass is being exported, which would freeze the gates.
-        """
-        if not self.training or self._always_survives:
-            return False
-        # The flag, not `is_exporting()`, which the compiler of torch 2.11 takes for true in any compilation.
-        if torch.compiler._is_exporting_flag or torch.jit.is_tracing():
-            raise RuntimeError("a training model would be exported with its gates frozen: call model.eval() first")
-        return True
-
-
-def is_left_to_eager(model: nn.Module, x: Tensor) -> bool:
-    """Return whether a compiler should leave the forward pass of a network alone: it draws gates, on a slow device."""
-    if not (torch.compiler.is_compiling() and x.device.type in EAGER_DEVICES):
-        return False
-    return any(isinstance(module, StochasticGate) and module.draws() for module in model.modules())
 
 
 class StochasticResidual(StochasticGate):
@@ -89,6 +37,8 @@ class StochasticResidual(StochasticGate):
         sync_gates: see :class:`StochasticGate`.
         inplace: add into the branch's output and keep its dtype, as torchvision's blocks do. Only for a branch that
             ends in an operation which autograd lets be overwritten, such as batch norm.
+        may_alias: return ``identity`` itself, instead of a copy, where every row is dropped. Only for callers that
+            write nothing into it.
 
     Raises:
         ValueError: ``survival_prob`` outside ``[0, 1]`` or nan, unknown ``mode`` or ``rescale``.
@@ -102,19 +52,43 @@ class StochasticResidual(StochasticGate):
         *,
         sync_gates: bool = False,
         inplace: bool = False,
+        may_alias: bool = False,
     ) -> None:
         super().__init__(survival_prob, sync_gates)
-        self.mode = check_choice("mode", mode, MODES)
-        self.rescale = check_choice("rescale", rescale, RESCALES)
+        self.mode = mode
+        self.rescale = rescale
         self.inplace = inplace
+        self.may_alias = may_alias
+
+    @property
+    def mode(self) -> str:
+        """``"batch"``, ``"row"`` or ``"subset"``."""
+        return self._mode
+
+    @mode.setter
+    def mode(self, value: str) -> None:
+        self._mode = check_choice("mode", value, MODES)
+
+    @property
+    def rescale(self) -> str:
+        """``"eval"``, ``"train"`` or ``"none"``."""
+        return self._rescale
+
+    @rescale.setter
+    def rescale(self, value: str) -> None:
+        self._rescale = check_choice("rescale", value, RESCALES)
 
     @property
     def eval_scale(self) -> float:
         """Factor of the branch in evaluation."""
         return self.survival_prob if self.rescale == "eval" else 1.0
 
+    def has_dropped_all(self) -> bool:
+        """Return whether the last forward pass left the branch out for every row."""
+        return self.last_share == 0.0 if self.draws() else not self.training and self.eval_scale == 0.0
+
     def forward(self, branch: Branch, x: Tensor, identity: Tensor) -> Tensor:
-        """Return ``identity`` plus the gated branch; where every row is dropped, ``identity`` itself.
+        """Return ``identity`` plus the gated branch.
 
         Args:
             branch: function of ``x``, called at most once. Under DistributedDataParallel it must be a module, a
@@ -129,7 +103,7 @@ class StochasticResidual(StochasticGate):
             return self._forward_gated(branch, x, identity)
         scale = 1.0 if self.training else self.eval_scale
         if scale == 0.0:
-            return self._without_branch(identity)
+            return self._without_branch(branch, identity)
         return add_residual(identity, branch(x), scale, self.inplace)
 
     # Gates are Python control flow. The compiler does not trace into it, but compiles the branch that it calls: one
@@ -178,64 +152,14 @@ class StochasticResidual(StochasticGate):
 
     @torch.compiler.disable
     def _drop(self, branch: Branch, identity: Tensor) -> Tensor:
-        return keep_in_ddp_graph(self._without_branch(identity), branch)
+        return keep_in_ddp_graph(self._without_branch(branch, identity), branch)
 
-    def _without_branch(self, identity: Tensor) -> Tensor:
-        return identity.to(output_dtype(identity)) if self.inplace else identity
+    def _without_branch(self, branch: Branch, identity: Tensor) -> Tensor:
+        dtype = output_dtype(identity, last_norm(branch)) if self.inplace else identity.dtype
+        return identity.to(dtype, copy=not self.may_alias)
 
     def extra_repr(self) -> str:
         return f"survival_prob={self.survival_prob:.4g}, mode={self.mode!r}, rescale={self.rescale!r}"
-
-
-class StochasticDepthBlock(StochasticGate):
-    """Leave out a whole block at random, down to its shortcut.
-
-    In training the block, or with probability ``1 - stoch_depth_probability`` its shortcut alone: one gate a forward
-    pass. In evaluation the block, unscaled.
-
-    Args:
-        block: module with a ``shortcut`` (or ``downsample``) module; None stands for the identity.
-        stoch_depth_probability: chance in ``[0, 1]`` that the block is kept.
-
-    Raises:
-        TypeError: ``block`` has no ``shortcut`` and no ``downsample``.
-        ValueError: ``stoch_depth_probability`` outside ``[0, 1]`` or nan.
-    """
-
-    def __init__(self, block: nn.Module, stoch_depth_probability: float, *, sync_gates: bool = False) -> None:
-        check_probability("stoch_depth_probability", stoch_depth_probability)
-        if not (hasattr(block, "shortcut") or hasattr(block, "downsample")):
-            raise TypeError(f"block must have a shortcut or a downsample, got {type(block).__name__} without either")
-        super().__init__(stoch_depth_probability, sync_gates)
-        self.block = block
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return ``block(x)``, or in training at random ``shortcut(x)``; ``x`` is ``(N, ...)``."""
-        return self._forward_gated(x) if self.draws() else self.block(x)
-
-    @torch.compiler.disable(recursive=False)
-    def _forward_gated(self, x: Tensor) -> Tensor:
-        if self._survives():
-            if len(x) == 1:
-                return call_with_one_row(self.block, x)
-            return call_eagerly(self.block, x) if x.device.type in EAGER_DEVICES else self.block(x)
-        shortcut = getattr(self.block, "shortcut", None) or getattr(self.block, "downsample", None)
-        return self._in_graph(x if shortcut is None else shortcut(x))
-
-    @torch.compiler.disable
-    def _survives(self) -> bool:
-        if not self.sync_gates:
-            refuse_collectives(self.block)
-        survives = draw_batch(self.survival_prob, self.sync_gates)
-        self.last_share = float(survives)
-        return survives
-
-    @torch.compiler.disable
-    def _in_graph(self, x: Tensor) -> Tensor:
-        return keep_in_ddp_graph(x, self.block)
-
-    def extra_repr(self) -> str:
-        return f"survival_prob={self.survival_prob:.4g}"
 
 
 class DropPath(nn.Module):

@@ -54,8 +54,10 @@ def describe(model: Recorded) -> dict[str, Any]:
     if not isinstance(model.fc, nn.Linear):
         raise ValueError(f"model.fc must be a linear layer to be described, got {type(model.fc).__name__}")
     gates = [gate for gate in model.modules() if isinstance(gate, StochasticResidual)]
+    if not gates:
+        raise ValueError("model must have stochastic blocks to be described, got none: save its state dict instead")
     settings = {(gate.mode, gate.rescale, gate.sync_gates) for gate in gates}
-    if len(settings) != 1:
+    if len(settings) > 1:
         raise ValueError(f"all blocks must share mode, rescale and sync_gates, got {sorted(settings)}")
     mode, rescale, sync_gates = settings.pop()
     options = {key: value for key, value in model.recipe.options.items() if not callable(value) and value is not None}
@@ -69,6 +71,12 @@ def describe(model: Recorded) -> dict[str, Any]:
         "sync_gates": sync_gates,
         "dtype": str(model.fc.weight.dtype).removeprefix("torch."),
         "callables": sorted(model.recipe.callables),
-        "categories": None if model.categories is None else list(model.categories),
+        "categories": _categories(model),
         "torch": torch.__version__,
     }
+
+
+def _categories(model: Recorded) -> list[str] | None:
+    """Names of the classes, unless the classifier has been replaced by one for other classes."""
+    names = model.categories
+    return None if names is None or len(names) != model.fc.out_features else list(names)  # type: ignore[union-attr]

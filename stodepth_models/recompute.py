@@ -28,11 +28,11 @@ def save_instead(x: Tensor, rows: Tensor, gather: Callable[[Tensor], Tensor]) ->
         RuntimeError: in the backward pass, where ``x`` was changed in place in the meantime.
     """
     pack_outside, unpack_outside = torch._C._autograd._top_saved_tensors_default_hooks(False) or (_same, _same)
-    address, shape = rows.data_ptr(), rows.shape
+    kind = _identify(rows)
     source = weakref.ref(x)  # autograd keeps the hooks: they must not keep what checkpointing frees
 
     def pack(saved: Tensor) -> tuple[Any, int | None]:
-        if saved.data_ptr() != address or saved.shape != shape:
+        if _identify(saved) != kind:
             return pack_outside(saved), None
         x_alive: Any = source()
         return pack_outside(x_alive.detach()), x_alive._version
@@ -47,6 +47,11 @@ def save_instead(x: Tensor, rows: Tensor, gather: Callable[[Tensor], Tensor]) ->
         return gather(saved)
 
     return saved_tensors_hooks(pack, unpack)
+
+
+def _identify(x: Tensor) -> tuple[Any, ...]:
+    """What tells a tensor from its other views, and from itself before a change in place."""
+    return x.data_ptr(), x.shape, x.stride(), x._version, x.is_conj(), x.is_neg()
 
 
 def _same(x: Any) -> Any:

@@ -23,8 +23,8 @@ from .blocks import StoDepthBasicBlock, StoDepthBottleneck
 from .builders import StochasticDepth, build, register
 from .eager import call_eagerly
 from .hub import HubModel
-from .layers import is_left_to_eager
 from .stage import Stage
+from .stochastic_gate import is_left_to_eager
 
 __all__ = [
     "StoDepthResNet",

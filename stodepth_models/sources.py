@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from http.client import HTTPException
 from os import PathLike
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
+from urllib.parse import urlsplit
 
 from torch import Tensor
 from torchvision.models import WeightsEnum, get_weight
@@ -17,7 +18,7 @@ from .errors import CheckpointError, DownloadError
 from .fetch import HUB_FILES, cached_path, check_sha256, digest_in_name, fetch_hub, fetch_url, is_remote
 from .published import PublishedWeights
 
-__all__ = ["Source", "read_checkpoint", "resolve_source"]
+__all__ = ["Preprocessing", "Source", "read_checkpoint", "resolve_source", "saved_preprocessing"]
 
 Source: TypeAlias = WeightsEnum | str | Path | Mapping[str, Tensor]
 
@@ -126,6 +127,21 @@ def read_checkpoint(source: Source, progress: bool = True, check_hash: str | boo
     return _read_url(name, expected, progress)
 
 
+class Preprocessing(NamedTuple):
+    """Side of the images in pixels, mean and standard deviation of each channel, in [0, 1]."""
+
+    side: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+def saved_preprocessing(source: Source) -> Preprocessing | None:
+    """Return what a training run wrote beside its weights of how it prepared images; None where there is nothing."""
+    config = read_checkpoint(source, progress=False).config or {}
+    saved = config.get("training")
+    return None if saved is None else Preprocessing(saved["image_size"], tuple(saved["mean"]), tuple(saved["std"]))
+
+
 def _read_checked(path: Path, expected: str | None, name: str) -> Checkpoint:
     if expected:
         check_sha256(path, expected, name)
@@ -159,7 +175,7 @@ def _read_torchvision(member: WeightsEnum, progress: bool) -> Checkpoint:
 def _expected(check_hash: str | bool | None, name: str) -> str | None:
     if check_hash is None or check_hash is False:
         return None
-    digest = digest_in_name(name) if check_hash is True else check_hash
+    digest = digest_in_name(urlsplit(name).path if is_remote(name) else name) if check_hash is True else check_hash
     if not isinstance(digest, str) or not re.fullmatch(r"[0-9a-fA-F]{8,64}", digest):
         raise ValueError(
             f"check_hash must be 8 to 64 hexadecimal digits, or True where {name} ends in them, got {check_hash!r}"

@@ -6,7 +6,7 @@ from functools import partial
 from math import ceil, isqrt
 from typing import Any
 
-import torch
+import torch.fx
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
@@ -30,9 +30,15 @@ class Stage(nn.Sequential):
         super().__init__(*blocks)
         self.checkpoint = checkpoint
 
+    def __getitem__(self, index: Any) -> Any:
+        found = super().__getitem__(index)
+        if isinstance(index, slice):
+            found.checkpoint = self.checkpoint
+        return found
+
     def forward(self, x: Tensor) -> Any:
         """Return the output of the last block for ``x``, ``(N, C, H, W)``."""
-        if not (self.checkpoint and self.training and torch.is_grad_enabled()):
+        if isinstance(x, torch.fx.Proxy) or not (self.checkpoint and self.training and torch.is_grad_enabled()):
             return super().forward(x)
         blocks = list(self.children())
         size = ceil(len(blocks) / max(1, isqrt(len(blocks))))

@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
 from .gates import check_choice, check_probability
-from .layers import StochasticGate
+from .stochastic_gate import StochasticGate
 
 __all__ = [
     "DEPTH_RULES",
@@ -89,7 +89,9 @@ def set_survival_probs(model: nn.Module, probs: float | Sequence[float]) -> None
     gates = _gates(model)
     if not gates:
         raise ValueError(f"model must have stochastic blocks, got {type(model).__name__} without any")
-    values: list[Any] = [probs] * len(gates) if isinstance(probs, (float, int, str)) else list(probs)
+    values: list[Any] = (
+        list(probs) if isinstance(probs, Iterable) and not isinstance(probs, str) else [probs] * len(gates)
+    )
     if len(values) != len(gates):
         raise ValueError(f"probs must hold one probability for each of the {len(gates)} blocks, got {len(values)}")
     checked = [check_probability("probs", value) for value in values]  # all of them before the first is set

@@ -40,7 +40,7 @@ def make_stochastic(block: nn.Module) -> list[StochasticResidual]:
     block.__class__ = known.stochastic  # type: ignore[assignment]
     _set_mask_aside(block, known.mask)
     for name, connection in zip(_gate_names(block), known.connections, strict=True):
-        gate = StochasticResidual(inplace=connection.inplace)
+        gate = StochasticResidual(inplace=connection.inplace, may_alias=True)
         gates.append(gate.train(block.training))
         block.add_module(name, gate)
     return gates

@@ -94,7 +94,8 @@ def load_checkpoint(model: nn.Module, checkpoint: Checkpoint, strict: bool = Tru
     _warn_of_nan(state, checkpoint.name)
     state = fold_into(state, model, checkpoint.scales)
     if classifier:
-        logger.warning("%s: all but the classifier is loaded, the number of classes differs", checkpoint.name)
+        why = "the number of classes differs" if classifier[0] in target else "the model has none of its own"
+        logger.warning("%s: all but the classifier is loaded, %s", checkpoint.name, why)
     elif isinstance(model, Recorded):
         model.categories = checkpoint.categories
     model.load_state_dict(state, strict=False)
@@ -106,7 +107,7 @@ def _other_classifier(names: Mapping[str, str], target: Mapping[str, Tensor], st
     weight, given = target.get(ours[0]), state.get(ours[0])
     if given is None or weight is None:
         return ours if weight is None and given is not None else []
-    return ours if len(given) != len(weight) and given.shape[1:] == weight.shape[1:] else []
+    return ours if given.shape[:1] != weight.shape[:1] and given.shape[1:] == weight.shape[1:] else []
 
 
 def _check_fit(

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
+from torchvision.ops import FrozenBatchNorm2d
 
 from stodepth_models import StoDepthBasicBlock, StoDepthBottleneck, set_survival_probs
 from stodepth_models.gates import MODES
@@ -109,6 +110,16 @@ def test_dtype_under_autocast_is_torchvisions_whatever_the_gate(ours, theirs, pl
                 block.residual.survival_prob = survival_prob
                 assert block(x).dtype == block.eval()(x).dtype == expected == torch.bfloat16
                 block.train()
+
+
+def test_dtype_follows_a_normalisation_that_autocast_leaves_in_float32():
+    block = StoDepthBasicBlock(8, 8, norm_layer=FrozenBatchNorm2d)
+    twin, calls = BasicBlock(8, 8, norm_layer=FrozenBatchNorm2d), []
+    block.bn2.register_forward_hook(lambda *_: calls.append(1))
+    block.residual.survival_prob = 0.0
+    with torch.autocast("cpu", torch.bfloat16):
+        assert block(torch.randn(2, 8, 4, 4)).dtype == twin(torch.randn(2, 8, 4, 4)).dtype == torch.float32
+    assert calls == []
 
 
 @pytest.mark.parametrize("activation", [nn.LeakyReLU(0.5, inplace=True), nn.SiLU(inplace=True)])

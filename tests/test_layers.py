@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from stodepth_models import DropPath, StochasticDepthBlock, StochasticResidual, survival_probs
-from stodepth_models.gates import MODES, RESCALES
+from stodepth_models.gates import MODES, RESCALES, draw_rows
 
 ROW_MODES = ("row", "subset")
 
@@ -183,6 +183,57 @@ def test_memory_format_survives(mode, memory_format):
         assert grad.is_contiguous(memory_format=memory_format)
 
 
+BRANCH_STARTS = {
+    "as it is": lambda x: x,
+    "a transposed view": lambda x: x.transpose(2, 3),
+    "a change in place": lambda x: x.relu_(),
+}
+
+
+@pytest.mark.parametrize(
+    ("mode", "start"), [(m, s) for m in ROW_MODES for s in BRANCH_STARTS if (m, s) != ("subset", "a change in place")]
+)
+def test_gradients_are_right_whatever_a_branch_does_with_its_input(mode, start):
+    torch.manual_seed(0)
+    x, conv = torch.randn(8, 3, 5, 5, dtype=torch.float64), nn.Conv2d(3, 3, 3, padding=1).double()
+    torch.manual_seed(3)
+    rows = torch.arange(8)[draw_rows(mode, 0.5, 8)[0]] if mode == "subset" else draw_rows(mode, 0.5, 8)
+    plain = x.index_add(0, rows, conv(BRANCH_STARTS[start](x[rows])))
+    [expected] = torch.autograd.grad(plain.square().sum(), conv.weight)
+    torch.manual_seed(3)
+    inner = x.clone().requires_grad_() * 1.0
+    out = StochasticResidual(0.5, mode, "none")(lambda kept: conv(BRANCH_STARTS[start](kept)), inner, inner)
+    torch.testing.assert_close(out, plain)
+    [gradient] = torch.autograd.grad(out.square().sum(), conv.weight)
+    torch.testing.assert_close(gradient, expected)
+
+
+def test_a_branch_that_changes_a_window_of_rows_in_place_is_refused():
+    x = torch.randn(8, 3, requires_grad=True) * 1.0
+    with pytest.raises(RuntimeError, match="view"):
+        StochasticResidual(0.5, "subset")(torch.relu_, x, x)
+
+
+@pytest.mark.parametrize("layer", [StochasticResidual(0.0), StochasticResidual(0.0).eval()])
+def test_what_follows_a_dropped_branch_may_write_in_place(layer):
+    x = torch.randn(4, 3, requires_grad=True)
+    hidden = torch.relu(x)
+    out = layer(nn.Linear(3, 3), hidden, hidden).mul_(2.0)
+    assert torch.equal(hidden, torch.relu(x))
+    assert torch.equal(out, 2.0 * hidden)
+    out.sum().backward()  # reads `hidden`
+    assert torch.equal(x.grad, 2.0 * (x > 0))
+
+
+def test_mode_and_rescale_are_checked_whenever_they_are_set():
+    residual = StochasticResidual(0.5)
+    with pytest.raises(ValueError, match="mode must be one of 'batch', 'row', 'subset', got 'Row'"):
+        residual.mode = "Row"
+    with pytest.raises(ValueError, match="rescale must be one of 'eval', 'train', 'none', got 'Train'"):
+        residual.rescale = "Train"
+    assert (residual.mode, residual.rescale) == ("batch", "eval")
+
+
 @pytest.mark.parametrize("inplace", [False, True])
 @pytest.mark.parametrize("mode", MODES)
 def test_dtype_under_autocast_does_not_depend_on_the_gates(mode, inplace):
@@ -264,6 +315,21 @@ def test_a_stochastic_block_is_the_block_or_its_shortcut(shortcut):
     assert all(torch.equal(out, block(x)) or torch.equal(out, alone) for out in outs)
     assert torch.equal(gated.eval()(x), block(x))
     assert survival_probs(nn.Sequential(gated)) == [0.6]
+
+
+def test_what_follows_a_dropped_block_may_write_in_place():
+    x = torch.randn(4, 2, 3, 3, requires_grad=True)
+    hidden = torch.relu(x)
+    StochasticDepthBlock(_Residual(None), 0.0)(hidden).mul_(2.0).sum().backward()
+    assert torch.equal(hidden, torch.relu(x))
+    assert torch.equal(x.grad, 2.0 * (x > 0))
+
+
+def test_a_stochastic_block_is_one_node_of_a_graph():
+    for seed in range(4):
+        torch.manual_seed(seed)
+        graph = torch.fx.symbolic_trace(nn.Sequential(StochasticDepthBlock(_Residual(None), 0.5))).graph
+        assert [node.target for node in graph.nodes if node.op == "call_module"] == ["0"]
 
 
 def test_a_stochastic_block_without_a_shortcut_is_refused():

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torchvision.models.feature_extraction import create_feature_extractor
 
 import stodepth_models as sdm
 from stodepth_models.gates import MODES
@@ -30,6 +31,15 @@ def test_gradients_and_statistics_do_not_depend_on_checkpointing(builder, mode):
             torch.testing.assert_close(twin, grad)
     for key, value in states[0].items():
         torch.testing.assert_close(states[1][key], value)
+
+
+def test_stages_can_be_traced_and_sliced():
+    model, x = _model(sdm.cifar_resnet20_stodepth_lineardecay, "batch", True), torch.randn(2, 3, 8, 8).double()
+    extractor = create_feature_extractor(model, ["layer2.1"]).eval()
+    hidden = model.eval().layer1(model.relu(model.bn1(model.conv1(x))))
+    torch.testing.assert_close(extractor(x)["layer2.1"], model.layer2[:2](hidden))
+    assert model.layer1[:2].checkpoint
+    assert isinstance(model.layer1[0], sdm.StoDepthBasicBlock)
 
 
 def test_dropped_branches_are_not_recomputed_and_kept_ones_once():

@@ -30,7 +30,8 @@ from stodepth_models import (
     survival_probs,
 )
 from stodepth_models.blocks import StoDepthBottleneck
-from stodepth_models.layers import StochasticGate, StochasticResidual
+from stodepth_models.layers import StochasticResidual
+from stodepth_models.stochastic_gate import StochasticGate
 
 BUILDERS = {
     "timm resnet50": partial(timm.create_model, "resnet50"),

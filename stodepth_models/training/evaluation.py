@@ -8,7 +8,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from ..checkpoints import read_file
+from ..sources import saved_preprocessing
 from .config import DataConfig, EvaluateConfig
 from .data import Data, load_data
 from .loaders import EvaluationBatches
@@ -54,11 +54,10 @@ def report(result: dict[str, Any], as_json: bool) -> str:
 def _standardised_as_in_training(config: DataConfig, weights: str) -> DataConfig:
     if config.mean is not None or not Path(weights).is_file() or not weights.endswith(".safetensors"):
         return config
-    saved = (read_file(Path(weights), weights).config or {}).get("training")
+    saved = saved_preprocessing(Path(weights))
     if saved is None:
         return config
-    side = config.image_size or saved["image_size"]
-    return dataclasses.replace(config, mean=tuple(saved["mean"]), std=tuple(saved["std"]), image_size=side)
+    return dataclasses.replace(config, mean=saved.mean, std=saved.std, image_size=config.image_size or saved.side)
 
 
 def _check_classes(outputs: int, data: Data, config: EvaluateConfig) -> None:

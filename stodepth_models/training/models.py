@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torchvision.models import get_model
 
-from ..layers import StochasticGate
+from ..stochastic_gate import StochasticGate
 from ..survival import count_flops, linear_decay, survival_probs
 from .config import ModelConfig
 from .masking import mask_branches

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import os
 import re
 import shutil
 import subprocess
@@ -176,7 +177,10 @@ def test_a_page_shows_the_tables_between_its_markers(runs, tmp_path):
         "Before\n<!-- cifar_10 -->\n<!-- end of cifar_10 -->\n<!-- digits_8x8 -->\n<!-- end of digits_8x8 -->\n"
     )
     script = Path(__file__).resolve().parents[2] / "scripts" / "report.py"
-    subprocess.run([sys.executable, script, runs, "-o", tmp_path / "report", "--page", page], check=True)
+    environment = os.environ | {"PYTHONPATH": str(script.parents[1])}
+    subprocess.run(
+        [sys.executable, script, runs, "-o", tmp_path / "report", "--page", page], check=True, env=environment
+    )
     text = page.read_text()
     assert text.startswith("Before\n<!-- cifar_10 -->")
     assert (tmp_path / "report" / "cifar_10.md").read_text() in text
