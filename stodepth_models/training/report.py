@@ -7,16 +7,17 @@ from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
+from .groups import Group, group_runs
 from .plots import plots
-from .results import Group, group_runs, read_runs
-from .tables import HEADINGS, lines, to_csv, to_latex, to_markdown
+from .results import read_runs
+from .tables import lines, to_csv, to_latex, to_markdown
 
 __all__ = ["write_report"]
 
 _NOTE = (
     "Mean ± standard deviation over seeds. The best epoch is that of the best validation accuracy. The difference is "
-    "that to the run of constant depth with the same seed and settings. Executed FLOPs are those of the forward pass "
-    "expected over the gates, as a share of the full network."
+    "that to the run of constant depth with the same seed and settings. Executed FLOPs are those of the forward "
+    "passes, counted from the gates drawn, or expected over them in runs that did not count."
 )
 _STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:64rem;margin:2rem auto;padding:0 1rem;color:#1a1a1a}"
@@ -33,7 +34,7 @@ def write_report(runs: Path, output: Path, processor_time: bool = False) -> tupl
     Args:
         runs: folder of runs, at any depth.
         output: folder of the report.
-        processor_time: compare processor time instead of wall-clock time.
+        processor_time: compare what the processor spent on a run instead of what the clock showed.
 
     Returns:
         How many runs are in it, and the folders of runs that are not finished and left out.
@@ -46,27 +47,28 @@ def write_report(runs: Path, output: Path, processor_time: bool = False) -> tupl
         raise ValueError(f"no run in {runs} is finished: go on with --resume")
     output.mkdir(parents=True, exist_ok=True)
     parts = []
+    clock = "Processor time" if processor_time else "Training time"
     for dataset, members in groupby(group_runs(records), key=lambda group: group.dataset):
-        parts.append(_write_dataset(dataset, list(members), output))
+        parts.append(_write_dataset(dataset, list(members), clock, output))
     page = _page(parts, unfinished)
     (output / "index.html").write_text(page, encoding="utf-8")
     return len(records), unfinished
 
 
-def _write_dataset(dataset: str, groups: Sequence[Group], output: Path) -> str:
+def _write_dataset(dataset: str, groups: Sequence[Group], clock: str, output: Path) -> str:
     """Write the files of one data set and return its part of the page."""
     stem = re.sub(r"\W+", "_", dataset).strip("_").lower()
     table = lines(groups)
-    (output / f"{stem}.md").write_text(f"### {dataset}\n\n{to_markdown(table)}\n{_NOTE}\n", encoding="utf-8")
-    (output / f"{stem}.tex").write_text(to_latex(table, f"{dataset}. {_NOTE}"), encoding="utf-8")
+    (output / f"{stem}.md").write_text(f"### {dataset}\n\n{to_markdown(table, clock)}\n{_NOTE}\n", encoding="utf-8")
+    (output / f"{stem}.tex").write_text(to_latex(table, clock, f"{dataset}. {_NOTE}"), encoding="utf-8")
     (output / f"{stem}.csv").write_text(to_csv(table), encoding="utf-8")
     pictures = []
-    for name, figure in plots(dataset, groups).items():
+    for name, figure in plots(dataset, groups, clock).items():
         path = output / f"{stem}_{name}.svg"
         figure.savefig(path, metadata={"Date": None})
         figure.savefig(path.with_suffix(".png"), dpi=200)
         pictures.append(_picture(path, f"{dataset}: {name.replace('_', ' ')}"))
-    return f"<h2>{html.escape(dataset)}</h2>\n{_html_table(to_markdown(table))}\n{''.join(pictures)}"
+    return f"<h2>{html.escape(dataset)}</h2>\n{_html_table(to_markdown(table, clock))}\n{''.join(pictures)}"
 
 
 def _page(parts: Sequence[str], unfinished: Sequence[Path]) -> str:
@@ -81,8 +83,8 @@ def _page(parts: Sequence[str], unfinished: Sequence[Path]) -> str:
 
 
 def _html_table(markdown: str) -> str:
-    rows = [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in markdown.splitlines()[2:]]
-    head = "".join(f"<th>{html.escape(heading)}</th>" for heading in HEADINGS)
+    heads, _, *rows = ([cell.strip() for cell in line.strip("| ").split(" | ")] for line in markdown.splitlines())
+    head = "".join(f"<th>{html.escape(heading)}</th>" for heading in heads)
     body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 

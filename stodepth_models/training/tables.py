@@ -8,18 +8,18 @@ from dataclasses import dataclass
 
 from scipy import stats
 
-from .results import Group
+from .groups import Group
 
-__all__ = ["HEADINGS", "Line", "lines", "paired_difference", "to_csv", "to_latex", "to_markdown"]
+__all__ = ["Line", "headings", "lines", "paired_difference", "to_csv", "to_latex", "to_markdown"]
 
-HEADINGS = (
-    "Model and depth", "Seeds", "Error at best epoch (%)", "Error at last epoch (%)",
-    "Difference to constant depth (points, 95 % CI)", "Training time ratio", "Executed FLOPs (%)",
-)  # fmt: skip
 _NUMBERS = (
     "model_and_depth", "images", "seeds", "best_mean", "best_sd", "last_mean", "last_sd", "difference",
     "difference_low", "difference_high", "pairs", "time_ratio", "flops_share",
 )  # fmt: skip
+_LATEX = str.maketrans({
+    **{character: f"\\{character}" for character in "#$%&_{}"},
+    "\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "±": r"$\pm$",
+})  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Line:
         difference: mean of error minus that of the constant-depth twin with the same seed, and its 95 % confidence
             interval; None without a twin, nan bounds for a single pair.
         pairs: seeds that both have.
-        time_ratio: training time over that of the twin; None without one.
-        flops_share: expected share of the forward FLOPs executed in training, in [0, 1].
+        time_ratio: time of an epoch over that of the twin, where both have a seed of those; None without a twin.
+        flops_share: share of the forward FLOPs executed in training, in [0, 1].
     """
 
     label: str
@@ -48,6 +48,14 @@ class Line:
     pairs: int
     time_ratio: float | None
     flops_share: float
+
+
+def headings(clock: str) -> tuple[str, ...]:
+    """Return the headings of a table; ``clock`` is what its times are, such as ``"Training time"``."""
+    return (
+        "Model and depth", "Seeds", "Error at best epoch (%)", "Error at last epoch (%)",
+        "Difference to constant depth (points, 95 % CI)", f"{clock} ratio", "Executed FLOPs (%)",
+    )  # fmt: skip
 
 
 def lines(groups: Sequence[Group]) -> list[Line]:
@@ -64,20 +72,22 @@ def paired_difference(differences: Sequence[float]) -> tuple[float, float, float
     return mean, mean - half, mean + half
 
 
-def to_markdown(table: Sequence[Line]) -> str:
+def to_markdown(table: Sequence[Line], clock: str) -> str:
     """Return a table for a README."""
-    rows = [HEADINGS, ("---", *["---:"] * (len(HEADINGS) - 1)), *map(_cells, table)]
+    heads = headings(clock)
+    rows = [heads, ("---", *["---:"] * (len(heads) - 1)), *map(_cells, table)]
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
-def to_latex(table: Sequence[Line], caption: str) -> str:
+def to_latex(table: Sequence[Line], clock: str, caption: str) -> str:
     """Return a table for a paper; needs the package ``booktabs``."""
+    heads = headings(clock)
     body = "".join(f"  {' & '.join(_escape(cell) for cell in _cells(line))} \\\\\n" for line in table)
-    heads = " & ".join(_escape(heading) for heading in HEADINGS)
+    head = " & ".join(map(_escape, heads))
     return (
         "\\begin{table}\n  \\centering\n"
-        f"  \\caption{{{_escape(caption)}}}\n  \\begin{{tabular}}{{l{'r' * (len(HEADINGS) - 1)}}}\n"
-        f"  \\toprule\n  {heads} \\\\\n  \\midrule\n{body}  \\bottomrule\n  \\end{{tabular}}\n\\end{{table}}\n"
+        f"  \\caption{{{_escape(caption)}}}\n  \\begin{{tabular}}{{l{'r' * (len(heads) - 1)}}}\n"
+        f"  \\toprule\n  {head} \\\\\n  \\midrule\n{body}  \\bottomrule\n  \\end{{tabular}}\n\\end{{table}}\n"
     )
 
 
@@ -103,14 +113,20 @@ def _line(group: Group, twin: Group | None) -> Line:
     first = next(iter(group.runs.values()))
     seeds = sorted(group.runs.keys() & twin.runs.keys()) if twin else []
     differences = [group.runs[seed].best_error - twin.runs[seed].best_error for seed in seeds] if twin else []
-    time_ratio = None
-    if twin:
-        time_ratio = statistics.fmean(group.seconds_per_epoch()) / statistics.fmean(twin.seconds_per_epoch())
     return Line(
         group.label, first.split, len(group.runs), _spread(group.values("best_error")),
         _spread(group.values("last_error")), paired_difference(differences) if differences else None, len(seeds),
-        time_ratio, statistics.fmean(run.result["expected_flops_share"] for run in group.runs.values()),
+        _time_ratio(group, twin, seeds) if twin else None, statistics.fmean(group.values("flops_share")),
     )  # fmt: skip
+
+
+def _time_ratio(group: Group, twin: Group, seeds: Sequence[int]) -> float:
+    """Mean time of an epoch over that of the twin, of the seeds that both have; of all where they share none."""
+    own, other = (
+        [value for seed, value in zip(sorted(g.runs), g.seconds_per_epoch(), strict=True) if seed in seeds or not seeds]
+        for g in (group, twin)
+    )
+    return statistics.fmean(own) / statistics.fmean(other)
 
 
 def _spread(values: Sequence[float]) -> tuple[float, float | None]:
@@ -138,6 +154,4 @@ def _interval(line: Line) -> str:
 
 
 def _escape(text: str) -> str:
-    for character, replacement in (("_", r"\_"), ("%", r"\%"), ("±", r"$\pm$"), ("&", r"\&")):
-        text = text.replace(character, replacement)
-    return text
+    return text.translate(_LATEX)

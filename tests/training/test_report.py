@@ -12,13 +12,16 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.legend import Legend
 from PIL import Image
 from scipy import stats
 
 from stodepth_models.training.config import DataConfig, ModelConfig, TrainConfig
+from stodepth_models.training.groups import group_runs
 from stodepth_models.training.plots import plots
 from stodepth_models.training.report import write_report
-from stodepth_models.training.results import group_runs, read_runs
+from stodepth_models.training.results import read_runs
 from stodepth_models.training.tables import lines, paired_difference, to_latex, to_markdown
 
 EPOCHS = 4
@@ -88,11 +91,12 @@ def test_lines_are_mean_deviation_and_paired_difference(runs):
 def test_tables_say_so_in_markdown_latex_and_csv(runs, report):
     table = lines(groups(runs))
     strong = "cifar_resnet20, p_L = 0.5 | 3 | 9.20 ± 0.20 | 9.70 ± 0.20 | -1.00 [-1.50, -0.50], n = 3 | 0.75 | 76.0 |"
-    assert strong in to_markdown(table)
-    latex = to_latex(table, "CIFAR-10")
+    assert strong in to_markdown(table, "Training time")
+    latex = to_latex(table, "Training time", "CIFAR-10")
     assert r"cifar\_resnet20, p\_L = 0.5 & 3 & 9.20 $\pm$ 0.20" in latex
     assert latex.count(r"\\") == 4
     assert not re.search(r"(?<!\\)[_%]", latex)
+    assert r"a\#b\textasciicircum{}c" in to_latex([], "Training time", "a#b^c")
     with open(report / "cifar_10.csv") as file:
         rows = list(csv.DictReader(file))
     assert float(rows[2]["best_mean"]) == pytest.approx(9.2)
@@ -114,8 +118,68 @@ def test_runs_of_other_settings_are_told_apart(runs, tmp_path):
     assert "cifar_resnet20, constant depth [lr=0.1]" in labels
 
 
+def change_settings(run, section, **changes):
+    config = json.loads((run / "config.json").read_text())
+    config["settings"][section] |= changes
+    (run / "config.json").write_text(json.dumps(config))
+
+
+def test_runs_with_and_without_an_option_are_two_groups(tmp_path):
+    for number, options in enumerate([{}, {"shortcut": "B"}, {"shortcut": "A"}]):
+        make_run(tmp_path / f"run{number}", (1.0, 0.5), 0, 9.0, 30, 0.76)
+        change_settings(tmp_path / f"run{number}", "model", options=options)
+    labels = {group.label.partition("[")[2] for group in groups(tmp_path)}
+    assert len(labels) == 3
+    assert any("shortcut=B" in label for label in labels)
+
+
+def test_two_runs_of_one_seed_are_refused_and_damaged_files_named(tmp_path):
+    for name in ("first", "second"):
+        make_run(tmp_path / name, (1.0, 0.5), 3, 9.0, 30, 0.76)
+    with pytest.raises(ValueError, match=r"first and .*second have the same settings and seed: leave one of them out"):
+        groups(tmp_path)
+    (tmp_path / "second" / "result.json").write_text("{")
+    with pytest.raises(ValueError, match=r"second/result\.json is damaged"):
+        groups(tmp_path)
+
+
+def test_flops_are_the_counted_ones_where_a_run_counted(tmp_path):
+    make_run(tmp_path / "run", (1.0, 0.5), 0, 9.0, 30, 0.76)
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    (tmp_path / "run" / "result.json").write_text(json.dumps(result | {"executed_flops_share": 0.74}))
+    assert lines(groups(tmp_path))[0].flops_share == pytest.approx(0.74)
+
+
+def test_each_mode_is_a_line_of_its_own_from_constant_depth(tmp_path):
+    make_run(tmp_path / "constant", (1.0, 1.0), 0, 10.0, 40, 1.0)
+    for mode, error in (("batch", 9.0), ("row", 8.0)):
+        make_run(tmp_path / mode, (1.0, 0.5), 0, error, 30, 0.76)
+        change_settings(tmp_path / mode, "model", mode=mode)
+    [axes] = plots("CIFAR-10", groups(tmp_path), "Training time")["error_against_p_L"].axes
+    drawn = {line.get_label(): [*line.lines[0].get_ydata()] for line in axes.containers}
+    assert drawn == {"cifar_resnet20": [9.0, 10.0], "cifar_resnet20, row": [8.0, 10.0]}
+
+
+def test_long_labels_stay_inside_the_picture(tmp_path):
+    for number in range(4):
+        run = tmp_path / str(number)
+        make_run(run, (1.0, 0.5), number, 9.0, 30, 0.76)
+        change_settings(run, "optim", lr=0.1 + number, weight_decay=1e-4 * number, momentum=0.9 - number / 99)
+        change_settings(run, "data", image_size=32 + number, images_per_class=10 * number or None)
+    for figure in plots("CIFAR-10", groups(tmp_path), "Training time").values():
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        [axes] = figure.axes
+        ticks = axes.get_yticklabels() if axes.patches else []  # of bars: the labels
+        texts = [axes.title, axes.xaxis.label, axes.yaxis.label, *ticks, *figure.findobj(Legend)]
+        boxes = [text.get_window_extent(canvas.get_renderer()) for text in texts]
+        width, height = canvas.get_width_height()
+        assert all(b.x0 > -2 and b.y0 > -2 and b.x1 < width + 2 and b.y1 < height + 2 for b in boxes)
+        assert axes.get_window_extent().width > 200
+
+
 def test_plots_show_the_figures_with_names_and_units(runs):
-    drawn = plots("CIFAR-10", groups(runs))
+    drawn = plots("CIFAR-10", groups(runs), "Training time")
     [axes] = drawn["error_over_epochs"].axes
     assert axes.get_lines()[0].get_ydata() == pytest.approx([70.2, 50.2, 30.2, 10.2])
     assert len(axes.collections) == 2  # bands of the two groups with several seeds
@@ -192,9 +256,11 @@ def test_processor_time_takes_the_place_of_wall_clock_time(tmp_path):
         make_run(tmp_path / "runs" / name, probs, 1, 10.0, 40, 0.76)
         path = tmp_path / "runs" / name / "result.json"
         path.write_text(json.dumps({**json.loads(path.read_text()), "processor_seconds": processor}))
-    ratios = []
+    ratios, heads = [], []
     for processor_time in (False, True):
         write_report(tmp_path / "runs", tmp_path / "report", processor_time)
-        row = (tmp_path / "report" / "cifar_10.md").read_text().splitlines()[5]
-        ratios.append(row.split(" | ")[5])
+        table = (tmp_path / "report" / "cifar_10.md").read_text().splitlines()
+        heads.append(table[2].split(" | ")[5])
+        ratios.append(table[5].split(" | ")[5])
     assert ratios == ["1.00", "0.75"]
+    assert heads == ["Training time ratio", "Processor time ratio"]
