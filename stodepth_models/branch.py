@@ -102,12 +102,15 @@ def last_norm(branch: Branch) -> nn.Module | None:
     return next((norm for norm in norms if isinstance(norm, nn.Module)), None)
 
 
-def output_dtype(x: Tensor, norm: nn.Module | None = None) -> torch.dtype:
-    """Dtype of a convolution's output for ``x``, or of a normalisation behind it: what a branch would have returned."""
+def output_dtype(x: Tensor, branch: Branch | None = None) -> torch.dtype:
+    """Dtype of a convolution's output for ``x``, or of the normalisation that ends the branch of a block."""
     kind = x.device.type
     castable = x.dtype in (torch.float16, torch.bfloat16, torch.float32) and not x.is_meta  # meta knows no autocast
     dtype = torch.get_autocast_dtype(kind) if castable and torch.is_autocast_enabled(kind) else x.dtype
-    if norm is None or isinstance(norm, _NormBase) or dtype == x.dtype:
+    if branch is None or dtype == x.dtype or torch.compiler.is_compiling():
+        return dtype
+    norm = last_norm(branch)
+    if norm is None or isinstance(norm, _NormBase):
         return dtype
     with torch.no_grad():
         return norm.forward(x.new_empty((0, *x.shape[1:]), dtype=dtype)).dtype  # past the hooks

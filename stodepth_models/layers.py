@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch._dynamo import maybe_mark_dynamic
 
-from .branch import Branch, call_with_one_row, keep_in_ddp_graph, last_norm, output_dtype, refuse_collectives
+from .branch import Branch, call_with_one_row, keep_in_ddp_graph, output_dtype, refuse_collectives
 from .eager import EAGER_DEVICES, call_eagerly
 from .functional import add_residual, add_rows, drop_path, select_rows, take_rows
 from .gates import MODES, RESCALES, Rows, check_choice, check_probability, count_rows, draw_batch, draw_rows
@@ -155,7 +155,7 @@ class StochasticResidual(StochasticGate):
         return keep_in_ddp_graph(self._without_branch(branch, identity), branch)
 
     def _without_branch(self, branch: Branch, identity: Tensor) -> Tensor:
-        dtype = output_dtype(identity, last_norm(branch)) if self.inplace else identity.dtype
+        dtype = output_dtype(identity, branch) if self.inplace else identity.dtype
         return identity.to(dtype, copy=not self.may_alias)
 
     def extra_repr(self) -> str:

@@ -200,3 +200,17 @@ def test_the_same_weights_are_the_same_file(tmp_path):
     with safe_open(tmp_path / "0" / "model.safetensors", framework="pt") as file:
         assert file.metadata()["format"] == "pt"
         assert torch.equal(file.get_tensor("fc.weight"), model.fc.weight)
+
+
+def test_names_of_classes_are_not_saved_beside_a_classifier_for_others(tmp_path):
+    model = sdm.cifar_resnet20_stodepth_lineardecay(pretrained=True)
+    model.fc = torch.nn.Linear(64, 7)
+    model.save_pretrained(tmp_path)
+    assert sdm.CifarResNet.from_pretrained(tmp_path).categories is None
+
+
+def test_a_model_without_gates_says_how_to_save_it(tmp_path):
+    model = sdm.cifar_resnet20_stodepth_lineardecay()
+    sdm.remove_stochastic_depth(model)
+    with pytest.raises(ValueError, match="must have stochastic blocks to be described, got none: save its state dict"):
+        model.save_pretrained(tmp_path)

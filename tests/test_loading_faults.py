@@ -311,6 +311,7 @@ def test_a_pickle_that_runs_code_is_refused_and_has_not_run(by_torch, protocol, 
     [
         (b"", r"is empty"),
         (b"<html></html>", r"is a web page"),
+        (b"<script>{}</script>", r"is a web page"),
         (b"not weights at all", r"is damaged or not a checkpoint"),
         (SAFETENSORS[:-10], r"is a damaged safetensors file"),
         (b"\xff" * 7 + b"\x7f" + SAFETENSORS[8:], r"is a damaged safetensors file"),

@@ -10,8 +10,11 @@ import torch
 import torchvision
 from PIL import Image
 from randomised import randomise_norms
+from torchvision.transforms._presets import ImageClassification
 
 import stodepth_models as sdm
+from stodepth_models.checkpoints import write_file
+from stodepth_models.recipe import describe
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 X = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -130,6 +133,17 @@ def test_predict_as_json_agrees_with_the_model(predict, photos):
     probabilities, classes = tiny()(image[None]).softmax(1)[0].topk(2)
     assert results[1]["classes"] == [f"kind {'abcdefghij'[index]}" for index in classes.tolist()]
     assert results[1]["probabilities"] == pytest.approx(probabilities.tolist(), rel=1e-4)
+
+
+def test_predict_prepares_images_as_the_training_run_did(call, photos):
+    config = {**describe(tiny()), "training": {"image_size": 24, "mean": [0.1, 0.2, 0.3], "std": [0.5, 0.6, 0.7]}}
+    write_file(photos / "best.safetensors", tiny().state_dict(), config)
+    arguments = ("--model", "cifar_resnet20_stodepth_lineardecay", "--weights", photos / "best.safetensors")
+    image = Image.open(photos / "photos" / "more" / "1.png")
+    _, out, _ = call("predict.py", *arguments, photos / "photos" / "more" / "1.png", "--json")
+    x = ImageClassification(crop_size=24, resize_size=24, mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))(image)
+    expected = tiny()(x[None]).softmax(1)[0].topk(5).values
+    assert json.loads(out)["probabilities"] == pytest.approx(expected.tolist(), rel=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,8 @@ def test_get_and_set_follow_forward_order():
     assert [
         block.residual.survival_prob for stage in (model.layer1, model.layer2, model.layer3) for block in stage
     ] == [i / 10 for i in range(9)]
+    with pytest.raises(TypeError, match="probs must be a probability in"):
+        set_survival_probs(model, None)
     set_survival_probs(model, 0.25)
     assert survival_probs(model) == [0.25] * 9
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())

@@ -18,6 +18,8 @@ from torchvision.models import WeightsEnum, get_model
 
 import stodepth_models as sdm
 from stodepth_models import fetch
+from stodepth_models.checkpoints import write_file
+from stodepth_models.recipe import describe
 
 PUBLISHED = {20: ("resnet20-12fca82f.th", 81.03), 32: ("resnet32-d509ac18.th", 82.56)}
 MEMBER = sdm.CifarResNet20_Weights.CIFAR10_IDELBAYEV
@@ -382,3 +384,46 @@ def test_hub_repositories_with_a_pickle_alone(monkeypatch, tmp_path):
     assert asked == ["model.safetensors", "pytorch_model.safetensors", "pytorch_model.bin"]
     with pytest.raises(sdm.DownloadError, match=r"hf://org/repo/other\.pth cannot be fetched, looked for other\.pth"):
         cifar20(weights="hf://org/repo/other.pth")
+
+
+@pytest.mark.parametrize(
+    ("option", "error", "match"),
+    [({"shortcut": "C"}, ValueError, "shortcut must be"), ({"norm": "C"}, TypeError, "unexpected keyword argument")],
+)
+def test_a_wrong_option_is_told_before_anything_is_downloaded(option, error, match, monkeypatch):
+    monkeypatch.setattr(fetch, "urlopen", lambda *args, **kwargs: pytest.fail("downloads"))
+    with pytest.raises(error, match=match):
+        sdm.cifar_resnet20_stodepth_lineardecay(weights="CIFAR10_IDELBAYEV", **option)
+
+
+def test_a_file_of_constant_depth_loads_into_a_plain_model(tmp_path):
+    source = cifar20(prob_0_L=(1.0, 1.0))
+    source.save_pretrained(tmp_path)
+    plain = cifar20()
+    sdm.remove_stochastic_depth(plain)
+    sdm.load_pretrained(plain, tmp_path)
+    assert_same_function(plain, source)
+
+
+def test_a_header_whose_length_begins_like_a_web_page_is_one(tmp_path):
+    model = cifar20()
+    path, note = tmp_path / "page.safetensors", ""
+    for _ in range(2):
+        write_file(path, model.state_dict(), {**describe(model), "note": note})
+        length = int.from_bytes(path.read_bytes()[:8], "little")
+        note = note or "x" * (15392 - length)
+    assert path.read_bytes()[:2] == b" <"
+    assert_same_function(cifar20(weights=tmp_path / "page.safetensors"), model)
+
+
+def test_the_log_tells_a_missing_classifier_from_one_of_another_size(caplog):
+    source, headless = cifar20(), cifar20()
+    headless.fc = nn.Identity()
+    with caplog.at_level(logging.WARNING, "stodepth_models"):
+        sdm.load_pretrained(headless, source.state_dict())
+    assert "all but the classifier is loaded, the model has none of its own" in caplog.text
+
+
+def test_digits_of_a_hash_are_found_in_a_url_with_a_query():
+    with pytest.raises(sdm.DownloadError):
+        sdm.load_pretrained(cifar20(), "http://127.0.0.1:9/a-12fca82f.th?download=true", check_hash=True)

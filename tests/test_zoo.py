@@ -7,6 +7,7 @@ from typing import get_args
 import pytest
 import torch
 import torchvision
+from torch.autograd import forward_ad
 from torch.nn.functional import cross_entropy
 from torchvision.models import WeightsEnum, get_model, get_model_builder, get_model_weights, list_models
 from torchvision.models._utils import IntermediateLayerGetter
@@ -200,3 +201,15 @@ def test_no_gate_reads_a_tensor_of_the_device(mode):
         model = sdm.cifar_resnet20_stodepth_lineardecay(mode=mode, prob_0_L=(0.8, 0.3))
         for _ in range(4):
             model(torch.empty(8, 3, 32, 32)).sum().backward()
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is")  # torch's own decompositions of forward mode
+@torch.no_grad()
+def test_scaled_evaluation_works_under_vmap_and_in_forward_mode():
+    model, x = sdm.cifar_resnet20_stodepth_lineardecay().eval(), torch.randn(3, 2, 3, 8, 8)
+    torch.testing.assert_close(torch.vmap(model)(x), torch.stack([model(images) for images in x]), rtol=1e-4, atol=1e-5)
+    with forward_ad.dual_level():
+        tangent = forward_ad.unpack_dual(model(forward_ad.make_dual(x[0], torch.ones_like(x[0])))).tangent
+    step = 1e-3
+    numeric = (model.double()(x[0].double() + step) - model(x[0].double() - step)) / (2 * step)
+    torch.testing.assert_close(tangent.double(), numeric, rtol=0.02, atol=1e-3)

@@ -1,4 +1,4 @@
-"""The page on training names settings, recipes and scripts that exist."""
+"""The page on training and the README name settings, recipes and scripts that exist."""
 
 import re
 import shlex
@@ -11,8 +11,10 @@ from stodepth_models.training.config import EvaluateConfig, TrainConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
-BLOCKS = "\n".join(re.findall(r"(?:^    .*\n)+", PAGE, re.MULTILINE)).replace("\\\n", " ")
-COMMANDS = [line.split("#")[0].strip() for line in BLOCKS.splitlines() if "scripts/" in line]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+FOUND = re.findall(r"(?:^    .*\n)+", PAGE, re.MULTILINE) + README.split("```")[1::2]
+BLOCKS = re.sub(r" *#.*", "", "\n".join(FOUND)).replace("\\\n", " ")
+COMMANDS = [line.strip() for line in BLOCKS.splitlines() if "scripts/" in line]
 
 
 @pytest.mark.parametrize("command", [line for line in COMMANDS if "train.py" in line or "evaluate.py" in line])

@@ -251,6 +251,13 @@ def test_a_page_shows_the_tables_between_its_markers(runs, tmp_path):
     assert (tmp_path / "report" / "digits_8x8.md").read_text() in text
 
 
+def test_the_page_of_results_is_the_report_of_its_records(tmp_path):
+    docs = Path(__file__).resolve().parents[2] / "docs"
+    write_report(docs / "results", tmp_path, processor_time=True)
+    for table in tmp_path.glob("*.md"):
+        assert table.read_text(encoding="utf-8").strip() in (docs / "results.md").read_text(encoding="utf-8")
+
+
 def test_processor_time_takes_the_place_of_wall_clock_time(tmp_path):
     for name, probs, processor in (("constant", (1.0, 1.0), 200), ("stochastic", (1.0, 0.5), 150)):
         make_run(tmp_path / "runs" / name, probs, 1, 10.0, 40, 0.76)
