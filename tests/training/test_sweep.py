@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from stodepth_models.training.sweep import parse_grid, parse_seeds, plan, run_all, slurm_script
+from stodepth_models.training.slurm import slurm_script
+from stodepth_models.training.sweep import parse_grid, parse_seeds, plan, run_all
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = ROOT / "configs" / "short_digits.yaml"
@@ -74,6 +75,23 @@ def test_the_command_prints_and_writes_job_arrays(tmp_path):
     assert len(out) == 4
     assert "--epochs=2" in shlex.split(out[3])
     assert "--model.prob_0_L=[1, 0.5]" in shlex.split(out[3])
+
+
+def test_a_log_folder_stands_in_a_job_array_as_sbatch_reads_it(tmp_path):
+    runs = plan([RECIPE], [1], {}, tmp_path)
+    lines = slurm_script(runs, ["train"], 75, tmp_path / "50% of my runs").splitlines()
+    (words,) = (shlex.split(line) for line in lines if "--output" in line and line.startswith("#SBATCH"))
+    assert words == ["#SBATCH", f"--output={tmp_path}/50%% of my runs/%A_%a.log"]
+    for name in ('a"b', "a\\b", "a#b", "a\nb"):
+        with pytest.raises(ValueError, match="output: sbatch takes no quotes, backslashes, # or"):
+            slurm_script(runs, ["train"], 75, tmp_path / name)
+
+
+def test_recipes_open_with_what_they_are_said_once():
+    for recipe in RECIPE.parent.glob("*.yaml"):
+        first = recipe.read_text().splitlines()[0]
+        assert first.startswith("# ")
+        assert first.count("with the settings of") <= 1, recipe.name
 
 
 def slurm(tmp_path, body, task):
