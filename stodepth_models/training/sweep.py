@@ -1,6 +1,8 @@
 """Many runs: one for each seed and each point of a grid of settings."""
 
 import itertools
+import json
+import math
 import re
 import subprocess
 from collections.abc import Callable, Iterable, Sequence
@@ -11,7 +13,9 @@ from typing import Any
 import yaml
 
 from .cli import parse
+from .comparison import differences
 from .config import TrainConfig
+from .outcome import SettingsError
 from .outputs import RunFolder
 
 __all__ = ["Run", "parse_grid", "parse_seeds", "plan", "run_all"]
@@ -39,14 +43,14 @@ def parse_seeds(text: str) -> list[int]:
     """Return the seeds of ``1..5`` or ``1,2,7``.
 
     Raises:
-        ValueError: neither of the two.
+        SettingsError: neither of the two.
     """
     if match := re.fullmatch(r"(\d+)\.\.(\d+)", text):
         seeds = list(range(int(match[1]), int(match[2]) + 1))
     else:
         seeds = [int(part) for part in text.split(",")] if re.fullmatch(r"\d+(,\d+)*", text) else []
     if not seeds:
-        raise ValueError(f"--seeds must be like 1..5 or 1,2,7, got {text!r}")
+        raise SettingsError(f"--seeds must be like 1..5 or 1,2,7, got {text!r}")
     return seeds
 
 
@@ -54,14 +58,17 @@ def parse_grid(texts: Iterable[str]) -> dict[str, list[Any]]:
     """Return the values of each setting of ``model.prob_0_L=[[1,1],[1,.5]]``.
 
     Raises:
-        ValueError: no ``=``, or no list of values after it.
+        SettingsError: no ``=``, or no list of values after it.
     """
     grid = {}
     for text in texts:
         key, _, values = text.partition("=")
-        parsed = yaml.safe_load(values) if values else None
+        try:
+            parsed = yaml.safe_load(values)
+        except yaml.YAMLError:
+            parsed = None
         if not key or not isinstance(parsed, list) or not parsed:
-            raise ValueError(f"--grid must be like optim.lr=[0.1,0.2], got {text!r}")
+            raise SettingsError(f"--grid must be like optim.lr=[0.1,0.2], got {text!r}")
         grid[key] = parsed
     return grid
 
@@ -77,17 +84,21 @@ def plan(
         grid: values by setting; all combinations are run.
         output: the runs go to ``output/<config>[-<setting>...]/seed<n>``.
         extra: further arguments of ``train.py`` for all runs.
+
+    Raises:
+        SettingsError: a folder holds a run with other settings, or two runs would go to the same folder.
     """
-    runs = []
+    runs: list[Run] = []
     for config, *values in itertools.product(configs, *grid.values()):
         point = dict(zip(grid, values, strict=True))
         name = "-".join([config.stem, *(f"{key.rsplit('.')[-1]}_{_slug(value)}" for key, value in point.items())])
         for seed in seeds:
             folder = output / name / f"seed{seed}"
-            settings = [f"--{key}={yaml.safe_dump(value, default_flow_style=True).splitlines()[0]}"
-                        for key, value in point.items()]  # fmt: skip
+            settings = [f"--{key}={_as_yaml(value)}" for key, value in point.items()]
             arguments = (f"--config={config}", *extra, *settings, f"--seed={seed}", f"--output={folder}", "--resume")
-            parse(TrainConfig, arguments)
+            _refuse_another_run(folder, parse(TrainConfig, arguments))
+            if any(run.folder == folder for run in runs):
+                raise SettingsError(f"output: two runs would go to {folder}; sweep them one after the other, with -o")
             runs.append(Run(arguments, folder))
     return runs
 
@@ -118,6 +129,20 @@ def run_all(runs: Sequence[Run], program: Sequence[str], say: Callable[[str], No
     if failed:
         say(f"{len(failed)} of {len(runs)} runs failed: {', '.join(failed)}")
     return 1 if failed else 0
+
+
+def _refuse_another_run(folder: Path, config: TrainConfig) -> None:
+    """Raise where a folder holds a run, finished or not, that computed something else."""
+    path = RunFolder(folder).config
+    if not path.exists():
+        return
+    changed = differences(json.loads(path.read_text(encoding="utf-8"))["settings"], config)
+    if changed:
+        raise SettingsError(f"output: {folder} was run with other settings: {'; '.join(changed)}; give another -o")
+
+
+def _as_yaml(value: Any) -> str:
+    return yaml.safe_dump(value, default_flow_style=True, width=math.inf).splitlines()[0]
 
 
 def _slug(value: Any) -> str:

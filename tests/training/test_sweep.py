@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import runpy
 import shlex
 import signal
 import subprocess
@@ -11,6 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from stodepth_models.training.cli import parse
+from stodepth_models.training.config import TrainConfig
+from stodepth_models.training.outcome import SettingsError
+from stodepth_models.training.outputs import RunFolder
 from stodepth_models.training.slurm import slurm_script
 from stodepth_models.training.sweep import parse_grid, parse_seeds, plan, run_all
 
@@ -38,10 +44,10 @@ def test_seeds_and_grids():
         "optim.lr": [0.1],
     }
     for text in ("", "1-5", "a", "5..1"):
-        with pytest.raises(ValueError, match=r"--seeds must be like 1\.\.5"):
+        with pytest.raises(SettingsError, match=r"--seeds must be like 1\.\.5"):
             parse_seeds(text)
-    for text in ("optim.lr", "optim.lr=3", "=[1]"):
-        with pytest.raises(ValueError, match="--grid must be like"):
+    for text in ("optim.lr", "optim.lr=3", "=[1]", "optim.lr=[[1,1]"):
+        with pytest.raises(SettingsError, match="--grid must be like"):
             parse_grid([text])
 
 
@@ -53,6 +59,50 @@ def test_a_plan_holds_all_combinations_and_is_checked_before_anything_runs(tmp_p
     with pytest.raises(SystemExit, match="2"):
         plan([RECIPE], [1], {"model.prob_0_L": [[1, 3]]}, tmp_path)
     assert "model.prob_0_L must be in [0, 1], got 3" in capsys.readouterr().err
+
+
+def begin(run):
+    """Leave in its folder what a run leaves there before its first step."""
+    run.folder.mkdir(parents=True)
+    RunFolder(run.folder).claim(parse(TrainConfig, run.arguments), 1)
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_folder_with_another_run_is_refused_before_anything_runs(tmp_path, finished):
+    runs = plan([RECIPE], [1, 2], {}, tmp_path)
+    begin(runs[1])
+    if finished:
+        RunFolder(runs[1].folder).finish({})
+    assert plan([RECIPE], [1, 2], {}, tmp_path, ["--data.label=Digits", "--progress=false"])[1].finished is finished
+    epochs = parse(TrainConfig, runs[1].arguments).epochs
+    expected = f"output: {runs[1].folder} was run with other settings: epochs was {epochs}, is 99"
+    with pytest.raises(SettingsError, match=re.escape(expected)):
+        plan([RECIPE], [1, 2], {}, tmp_path, ["--epochs=99"])
+
+
+def test_no_two_runs_share_a_folder(tmp_path):
+    with pytest.raises(SettingsError, match=r"output: two runs would go to .*seed1"):
+        plan([RECIPE], [1, 1], {}, tmp_path)
+
+
+def test_long_values_reach_a_run_whole(tmp_path):
+    milestones = list(range(1, 40))
+    (run,) = plan([RECIPE], [1], {"optim.milestones": [milestones]}, tmp_path)
+    assert parse(TrainConfig, run.arguments).optim.milestones == tuple(milestones)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--grid=optim.lr=[[1,1]"], "error: --grid must be like optim.lr=[0.1,0.2], got 'optim.lr=[[1,1]'\n"),
+        (["--seeds=a"], "error: --seeds must be like 1..5 or 1,2,7, got 'a'\n"),
+    ],
+)
+def test_a_wrong_option_is_one_line_and_code_2(arguments, message, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["sweep.py", str(RECIPE), *arguments])
+    with pytest.raises(SystemExit, match="2"):
+        runpy.run_path(str(ROOT / "scripts" / "sweep.py"), run_name="__main__")
+    assert capsys.readouterr().err == message
 
 
 def test_finished_runs_are_skipped_failures_do_not_stop_and_a_signal_does(tmp_path):
