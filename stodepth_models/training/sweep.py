@@ -4,7 +4,6 @@ import itertools
 import json
 import math
 import re
-import subprocess
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from .children import Children
 from .cli import parse
 from .comparison import differences
 from .config import TrainConfig
@@ -110,22 +110,26 @@ def run_all(runs: Sequence[Run], program: Sequence[str], say: Callable[[str], No
         runs: of the sweep.
         program: what the arguments are given to.
         say: told of each run.
-        stop_code: exit code of a run that was asked to stop; the sweep stops with it.
+        stop_code: exit code of a run that was asked to stop; the sweep stops with it, as it does where it was asked
+            itself, which asks the run.
 
     Returns:
         0, the stop code, or 1 where a run failed; the others have been run all the same.
     """
     failed = []
-    for number, run in enumerate(runs, start=1):
-        if run.finished:
-            say(f"[{number}/{len(runs)}] {run.folder}: finished before")
-            continue
-        say(f"[{number}/{len(runs)}] {run.folder}")
-        code = subprocess.run([*program, *run.arguments]).returncode
-        if code == stop_code:
-            return code
-        if code != 0:
-            failed.append(str(run.folder))
+    with Children() as children:
+        for number, run in enumerate(runs, start=1):
+            where = f"[{number}/{len(runs)}] {run.folder}"
+            if run.finished:
+                say(f"{where}: finished before")
+                continue
+            say(where)
+            code = children.run([*program, *run.arguments])
+            if children.stopped_by or code == stop_code:  # a launcher has a code of its own where the run was stopped
+                say(f"stopped{children.stopped_by and ' by '}{children.stopped_by}: the same command goes on")
+                return stop_code
+            if code != 0:
+                failed.append(str(run.folder))
     if failed:
         say(f"{len(failed)} of {len(runs)} runs failed: {', '.join(failed)}")
     return 1 if failed else 0

@@ -61,6 +61,14 @@ def test_a_plan_holds_all_combinations_and_is_checked_before_anything_runs(tmp_p
     assert "model.prob_0_L must be in [0, 1], got 3" in capsys.readouterr().err
 
 
+def command(monkeypatch, *arguments):
+    """Exit code of ``sweep.py`` in this process."""
+    monkeypatch.setattr(sys, "argv", ["sweep.py", *arguments])
+    with pytest.raises(SystemExit, match=r"\d") as left:
+        runpy.run_path(str(ROOT / "scripts" / "sweep.py"), run_name="__main__")
+    return left.value.code
+
+
 def begin(run):
     """Leave in its folder what a run leaves there before its first step."""
     run.folder.mkdir(parents=True)
@@ -99,9 +107,7 @@ def test_long_values_reach_a_run_whole(tmp_path):
     ],
 )
 def test_a_wrong_option_is_one_line_and_code_2(arguments, message, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["sweep.py", str(RECIPE), *arguments])
-    with pytest.raises(SystemExit, match="2"):
-        runpy.run_path(str(ROOT / "scripts" / "sweep.py"), run_name="__main__")
+    assert command(monkeypatch, str(RECIPE), *arguments) == 2
     assert capsys.readouterr().err == message
 
 
@@ -114,14 +120,84 @@ def test_finished_runs_are_skipped_failures_do_not_stop_and_a_signal_does(tmp_pa
     assert said[-1] == f"1 of 3 runs failed: {runs[1].folder}"
     stops = program(tmp_path, "sys.exit(75)\n")
     assert run_all(runs, stops, said.append, 75) == 75
-    assert said[-2:] == [f"[1/3] {runs[0].folder}: finished before", f"[2/3] {runs[1].folder}"]
+    assert said[-3:] == [
+        f"[1/3] {runs[0].folder}: finished before",
+        f"[2/3] {runs[1].folder}",
+        "stopped: the same command goes on",
+    ]
 
 
-def test_the_command_prints_and_writes_job_arrays(tmp_path):
-    command = [sys.executable, str(ROOT / "scripts" / "sweep.py"), str(RECIPE), "--seeds=1..2",
-               "--grid=model.prob_0_L=[[1,1],[1,.5]]", f"-o={tmp_path}", "--print", "--", "--epochs=2"]  # fmt: skip
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    out = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.splitlines()
+# Saves for longer than a second signal or a short patience would leave it, and ends as a launcher does, with 1.
+SAVES = """
+def save(*_):
+    with open(folder / 'saved', 'a') as file:
+        time.sleep(0.5)
+        file.write('once ')
+    sys.exit(1)
+signal.signal(signal.SIGTERM, save)
+"""
+
+
+@pytest.fixture
+def hangs_up():
+    """SIGHUP as in a terminal; the tests themselves may run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP"])
+def test_a_sweep_that_is_stopped_waits_until_its_run_has_saved(tmp_path, hangs_up, name):
+    runs = plan([RECIPE], [1, 2], {}, tmp_path / "runs")
+    body = f"import os\n{SAVES}os.kill(os.getppid(), signal.{name})\ntime.sleep(30)\n"
+    before, said = signal.getsignal(signal.Signals[name]), []
+    assert run_all(runs, program(tmp_path, body), said.append, 75) == 75
+    assert said == [f"[1/2] {runs[0].folder}", f"stopped by {name}: the same command goes on"]
+    assert (runs[0].folder / "saved").read_text() == "once "
+    assert not runs[1].folder.exists()
+    assert signal.getsignal(signal.Signals[name]) is before
+
+
+def test_a_signal_while_a_run_is_being_started_reaches_it(tmp_path, monkeypatch):
+    class Interrupted(subprocess.Popen):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(subprocess, "Popen", Interrupted)
+    runs = plan([RECIPE], [1], {}, tmp_path / "runs")
+    assert run_all(runs, program(tmp_path, "time.sleep(3)\n(folder / 'slept').touch()\n"), print, 75) == 75
+    assert not (runs[0].folder / "slept").exists()
+
+
+def test_under_nohup_a_sweep_outlives_its_terminal(tmp_path, hangs_up):
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    runs = plan([RECIPE], [1], {}, tmp_path / "runs")
+    body = "import os\nos.kill(os.getppid(), signal.SIGHUP)\n"
+    assert run_all(runs, program(tmp_path, body), print, 75) == 0
+
+
+def test_ctrl_c_in_a_terminal_is_one_line_and_code_75(tmp_path):
+    launcher = shlex.join(program(tmp_path, f"{SAVES}(folder / 'started').touch()\ntime.sleep(30)\n"))
+    command = [str(ROOT / "scripts" / "sweep.py"), str(RECIPE), f"-o={tmp_path}", f"--launcher={launcher}"]
+    sweep = subprocess.Popen(
+        [sys.executable, *command], env=os.environ | {"PYTHONPATH": str(ROOT)}, start_new_session=True, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    folder = tmp_path / "short_digits" / "seed0"
+    while sweep.poll() is None and not (folder / "started").exists():
+        time.sleep(0.01)
+    os.killpg(sweep.pid, signal.SIGINT)  # as a terminal does: to all of its foreground processes
+    out, err = sweep.communicate(timeout=60)
+    assert (sweep.returncode, err) == (75, "")
+    assert out.splitlines()[-1] == "stopped by SIGINT: the same command goes on"
+    assert (folder / "saved").read_text() == "once "
+
+
+def test_the_command_prints_what_is_left(tmp_path, monkeypatch, capsys):
+    arguments = [str(RECIPE), "--seeds=1..2", "--grid=model.prob_0_L=[[1,1],[1,.5]]", f"-o={tmp_path}", "--print"]
+    assert command(monkeypatch, *arguments, "--", "--epochs=2") == 0
+    out = capsys.readouterr().out.splitlines()
     assert len(out) == 4
     assert "--epochs=2" in shlex.split(out[3])
     assert "--model.prob_0_L=[1, 0.5]" in shlex.split(out[3])
