@@ -11,7 +11,7 @@ from stodepth_models.training.records import collect
 def main() -> None:
     """Parse and copy."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("runs", type=Path, help="folder of runs, at any depth")
+    parser.add_argument("runs", type=Path, help="folder of runs, at any depth, or a run")
     parser.add_argument("-o", "--output", type=Path, default=Path("docs/results"), help="folder of the copies")
     options = parser.parse_args()
     names = collect(options.runs, options.output)

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from stodepth_models.training.cli import run_script
 from stodepth_models.training.engine import EXIT_RESUME_ME
-from stodepth_models.training.sweep import parse_grid, parse_seeds, plan, run_all, slurm_script
+from stodepth_models.training.slurm import slurm_script
+from stodepth_models.training.sweep import parse_grid, parse_seeds, plan, run_all
 
 
 def main() -> int:
@@ -24,8 +25,9 @@ def main() -> int:
     runs = plan(options.configs, seeds, grid, options.output, extra)
     program = [*shlex.split(options.launcher), str(Path(__file__).with_name("train.py"))]
     if options.slurm:
+        script = slurm_script(runs, program, EXIT_RESUME_ME, options.output)
         options.output.mkdir(parents=True, exist_ok=True)
-        options.slurm.write_text(slurm_script(runs, program, EXIT_RESUME_ME, options.output), encoding="utf-8")
+        options.slurm.write_text(script, encoding="utf-8")
         print(f"{len(runs)} runs: sbatch {options.slurm}")
     elif options.print:
         print("\n".join(shlex.join([*program, *run.arguments]) for run in runs if not run.finished))

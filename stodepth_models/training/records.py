@@ -1,6 +1,7 @@
 """Finished runs in a form small enough to commit: settings, metrics and result, without weights and without paths."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,28 +16,34 @@ def collect(runs: Path, target: Path) -> list[str]:
     """Copy the records of all finished runs below a folder; a report can be made from the copies.
 
     Args:
-        runs: folder of runs, at any depth.
-        target: folder of the copies, one folder a run, named after it.
+        runs: folder of runs, at any depth, or a run.
+        target: folder of the copies, which lie in it as the runs lie in theirs; a run alone keeps its name.
 
     Returns:
-        Names of the runs.
+        Paths of the copies below their folder.
 
     Raises:
-        ValueError: there is no finished run, or two have the same name.
+        ValueError: there is no finished run.
     """
-    found = sorted(path.parent for path in runs.rglob("result.json"))
-    names = [path.name for path in found]
-    if not names or len(set(names)) < len(names):
-        raise ValueError(f"{runs} must hold finished runs of different names, got {', '.join(names) or 'none'}")
-    for path in found:
-        _copy(RunFolder(path), RunFolder(target / path.name))
+    runs = Path(os.path.abspath(runs))  # a name for ".", and for a link that of the link
+    base = runs.parent if RunFolder(runs).result.exists() else runs
+    found = sorted(path.parent for path in runs.rglob("result.json") if not _inside(path, target))
+    if not found:
+        raise ValueError(f"{runs} must hold finished runs, got none outside of {target}")
+    names = [path.relative_to(base).as_posix() for path in found]
+    for path, name in zip(found, names, strict=True):
+        _copy(RunFolder(path), RunFolder(target / name), name)
     return names
 
 
-def _copy(run: RunFolder, copy: RunFolder) -> None:
+def _inside(path: Path, folder: Path) -> bool:
+    return folder.resolve() in path.parent.resolve().parents
+
+
+def _copy(run: RunFolder, copy: RunFolder, name: str) -> None:
     config = json.loads(run.config.read_text(encoding="utf-8"))
     settings = config["settings"]
-    settings["output"] = run.path.name
+    settings["output"] = name
     settings["data"] |= {"root": Path(settings["data"]["root"]).name, "cache": ""}
     copy.path.mkdir(parents=True, exist_ok=True)
     copy.config.write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")

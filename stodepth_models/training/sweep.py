@@ -1,9 +1,9 @@
 """Many runs: one for each seed and each point of a grid of settings."""
 
 import itertools
+import json
+import math
 import re
-import shlex
-import subprocess
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +11,14 @@ from typing import Any
 
 import yaml
 
+from .children import Children
 from .cli import parse
+from .comparison import differences
 from .config import TrainConfig
+from .outcome import SettingsError
 from .outputs import RunFolder
 
-__all__ = ["Run", "parse_grid", "parse_seeds", "plan", "run_all", "slurm_script"]
+__all__ = ["Run", "parse_grid", "parse_seeds", "plan", "run_all"]
 
 
 @dataclass(frozen=True)
@@ -40,14 +43,14 @@ def parse_seeds(text: str) -> list[int]:
     """Return the seeds of ``1..5`` or ``1,2,7``.
 
     Raises:
-        ValueError: neither of the two.
+        SettingsError: neither of the two.
     """
     if match := re.fullmatch(r"(\d+)\.\.(\d+)", text):
         seeds = list(range(int(match[1]), int(match[2]) + 1))
     else:
         seeds = [int(part) for part in text.split(",")] if re.fullmatch(r"\d+(,\d+)*", text) else []
     if not seeds:
-        raise ValueError(f"--seeds must be like 1..5 or 1,2,7, got {text!r}")
+        raise SettingsError(f"--seeds must be like 1..5 or 1,2,7, got {text!r}")
     return seeds
 
 
@@ -55,14 +58,17 @@ def parse_grid(texts: Iterable[str]) -> dict[str, list[Any]]:
     """Return the values of each setting of ``model.prob_0_L=[[1,1],[1,.5]]``.
 
     Raises:
-        ValueError: no ``=``, or no list of values after it.
+        SettingsError: no ``=``, or no list of values after it.
     """
     grid = {}
     for text in texts:
         key, _, values = text.partition("=")
-        parsed = yaml.safe_load(values) if values else None
+        try:
+            parsed = yaml.safe_load(values)
+        except yaml.YAMLError:
+            parsed = None
         if not key or not isinstance(parsed, list) or not parsed:
-            raise ValueError(f"--grid must be like optim.lr=[0.1,0.2], got {text!r}")
+            raise SettingsError(f"--grid must be like optim.lr=[0.1,0.2], got {text!r}")
         grid[key] = parsed
     return grid
 
@@ -78,17 +84,21 @@ def plan(
         grid: values by setting; all combinations are run.
         output: the runs go to ``output/<config>[-<setting>...]/seed<n>``.
         extra: further arguments of ``train.py`` for all runs.
+
+    Raises:
+        SettingsError: a folder holds a run with other settings, or two runs would go to the same folder.
     """
-    runs = []
+    runs: list[Run] = []
     for config, *values in itertools.product(configs, *grid.values()):
         point = dict(zip(grid, values, strict=True))
         name = "-".join([config.stem, *(f"{key.rsplit('.')[-1]}_{_slug(value)}" for key, value in point.items())])
         for seed in seeds:
             folder = output / name / f"seed{seed}"
-            settings = [f"--{key}={yaml.safe_dump(value, default_flow_style=True).splitlines()[0]}"
-                        for key, value in point.items()]  # fmt: skip
+            settings = [f"--{key}={_as_yaml(value)}" for key, value in point.items()]
             arguments = (f"--config={config}", *extra, *settings, f"--seed={seed}", f"--output={folder}", "--resume")
-            parse(TrainConfig, arguments)
+            _refuse_another_run(folder, parse(TrainConfig, arguments))
+            if any(run.folder == folder for run in runs):
+                raise SettingsError(f"output: two runs would go to {folder}; sweep them one after the other, with -o")
             runs.append(Run(arguments, folder))
     return runs
 
@@ -100,81 +110,44 @@ def run_all(runs: Sequence[Run], program: Sequence[str], say: Callable[[str], No
         runs: of the sweep.
         program: what the arguments are given to.
         say: told of each run.
-        stop_code: exit code of a run that was asked to stop; the sweep stops with it.
+        stop_code: exit code of a run that was asked to stop; the sweep stops with it, as it does where it was asked
+            itself, which asks the run.
 
     Returns:
         0, the stop code, or 1 where a run failed; the others have been run all the same.
     """
     failed = []
-    for number, run in enumerate(runs, start=1):
-        if run.finished:
-            say(f"[{number}/{len(runs)}] {run.folder}: finished before")
-            continue
-        say(f"[{number}/{len(runs)}] {run.folder}")
-        code = subprocess.run([*program, *run.arguments]).returncode
-        if code == stop_code:
-            return code
-        if code != 0:
-            failed.append(str(run.folder))
+    with Children() as children:
+        for number, run in enumerate(runs, start=1):
+            where = f"[{number}/{len(runs)}] {run.folder}"
+            if run.finished:
+                say(f"{where}: finished before")
+                continue
+            say(where)
+            code = children.run([*program, *run.arguments])
+            if children.stopped_by or code == stop_code:  # a launcher has a code of its own where the run was stopped
+                say(f"stopped{children.stopped_by and ' by '}{children.stopped_by}: the same command goes on")
+                return stop_code
+            if code != 0:
+                failed.append(str(run.folder))
     if failed:
         say(f"{len(failed)} of {len(runs)} runs failed: {', '.join(failed)}")
     return 1 if failed else 0
 
 
-def slurm_script(runs: Sequence[Run], program: Sequence[str], stop_code: int, log_folder: Path) -> str:
-    """Return a SLURM job array with a task a run; a task that is taken from its machine goes back into the queue.
+def _refuse_another_run(folder: Path, config: TrainConfig) -> None:
+    """Raise where a folder holds a run, finished or not, that computed something else."""
+    path = RunFolder(folder).config
+    if not path.exists():
+        return
+    changed = differences(json.loads(path.read_text(encoding="utf-8"))["settings"], config)
+    if changed:
+        raise SettingsError(f"output: {folder} was run with other settings: {'; '.join(changed)}; give another -o")
 
-    Args:
-        runs: of the sweep.
-        program: what the arguments are given to.
-        stop_code: exit code of a run that was asked to stop.
-        log_folder: of the tasks' output.
-    """
-    commands = "\n".join(f"  {shlex.quote(shlex.join([*program, *run.arguments]))}" for run in runs)
-    folders = "\n".join(f"  {shlex.quote(str(run.folder))}" for run in runs)
-    return _SLURM.format(last=len(runs) - 1, commands=commands, folders=folders, stop=stop_code, logs=log_folder)
+
+def _as_yaml(value: Any) -> str:
+    return yaml.safe_dump(value, default_flow_style=True, width=math.inf).splitlines()[0]
 
 
 def _slug(value: Any) -> str:
     return re.sub(r"[^\w.]+", "-", str(value)).strip("-")
-
-
-_SLURM = """\
-#!/bin/bash
-#SBATCH --job-name=stodepth
-#SBATCH --array=0-{last}
-#SBATCH --gpus-per-node=1
-#SBATCH --cpus-per-task=8
-#SBATCH --time=24:00:00
-#SBATCH --requeue
-#SBATCH --signal=B:TERM@120
-#SBATCH --open-mode=append
-#SBATCH --output={logs}/%A_%a.log
-
-commands=(
-{commands}
-)
-folders=(
-{folders}
-)
-command=${{commands[$SLURM_ARRAY_TASK_ID]}}
-folder=${{folders[$SLURM_ARRAY_TASK_ID]}}
-[ -e "$folder/result.json" ] && exit 0
-
-# 120 seconds before the end the batch shell gets SIGTERM; the run saves a checkpoint and this task is queued again.
-stopped=0
-trap 'stopped=1; kill -TERM "$child"' TERM
-eval "exec_run() {{ exec $command; }}"
-exec_run &
-child=$!
-wait "$child"
-code=$?
-if [ "$stopped" = 1 ]; then
-  wait "$child"
-  code=$?
-fi
-if [ "$code" = {stop} ] || {{ [ "$stopped" = 1 ] && [ ! -e "$folder/result.json" ]; }}; then
-  scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}"
-fi
-exit "$code"
-"""

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -111,6 +112,39 @@ def test_the_small_form_of_a_run_gives_the_same_report_and_no_path(run, tmp_path
     assert whole.read_text() == copy.read_text()
 
 
+def test_the_runs_of_a_sweep_keep_their_places(run, tmp_path):
+    sweep = tmp_path / "runs"
+    for name in ("digits-lr_0.1/seed1", "digits-lr_0.1/seed2", "digits-lr_0.2/seed1"):
+        shutil.copytree(run, sweep / name)
+        config = json.loads((sweep / name / "config.json").read_text())
+        config["settings"] |= {"seed": int(name[-1]), "output": str(sweep / name)}
+        config["settings"]["optim"]["lr"] = float(name[10:13])
+        (sweep / name / "config.json").write_text(json.dumps(config))
+    names = ["digits-lr_0.1/seed1", "digits-lr_0.1/seed2", "digits-lr_0.2/seed1"]
+    small = sweep / "small"
+    for _ in range(2):  # the copies are no runs of their own
+        assert collect(sweep, small) == names
+    assert sorted(path.parent.relative_to(small).as_posix() for path in small.rglob("result.json")) == names
+    settings = json.loads((small / names[2] / "config.json").read_text())["settings"]
+    assert (settings["output"], settings["seed"], settings["optim"]["lr"]) == (names[2], 1, 0.2)
+    assert write_report(small, tmp_path / "report") == (3, [])
+
+
+def test_a_run_alone_keeps_the_name_that_it_is_given_by(run, tmp_path, monkeypatch):
+    (tmp_path / "link").symlink_to(run)
+    assert collect(tmp_path / "link", tmp_path / "small") == ["link"]
+    monkeypatch.chdir(run)
+    assert collect(Path("."), tmp_path / "small") == [run.name]
+
+
+def test_collecting_a_folder_onto_itself_leaves_it_alone(run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    before = (tmp_path / "run" / "config.json").read_text()
+    with pytest.raises(ValueError, match="must hold finished runs, got none outside of"):
+        collect(tmp_path, tmp_path)
+    assert (tmp_path / "run" / "config.json").read_text() == before
+
+
 def test_collecting_nothing_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="must hold finished runs of different names, got none"):
+    with pytest.raises(ValueError, match="must hold finished runs, got none"):
         collect(tmp_path, tmp_path / "small")

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import runpy
 import shlex
 import signal
 import subprocess
@@ -11,7 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from stodepth_models.training.sweep import parse_grid, parse_seeds, plan, run_all, slurm_script
+from stodepth_models.training.cli import parse
+from stodepth_models.training.config import TrainConfig
+from stodepth_models.training.outcome import SettingsError
+from stodepth_models.training.outputs import RunFolder
+from stodepth_models.training.slurm import slurm_script
+from stodepth_models.training.sweep import parse_grid, parse_seeds, plan, run_all
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = ROOT / "configs" / "short_digits.yaml"
@@ -37,10 +44,10 @@ def test_seeds_and_grids():
         "optim.lr": [0.1],
     }
     for text in ("", "1-5", "a", "5..1"):
-        with pytest.raises(ValueError, match=r"--seeds must be like 1\.\.5"):
+        with pytest.raises(SettingsError, match=r"--seeds must be like 1\.\.5"):
             parse_seeds(text)
-    for text in ("optim.lr", "optim.lr=3", "=[1]"):
-        with pytest.raises(ValueError, match="--grid must be like"):
+    for text in ("optim.lr", "optim.lr=3", "=[1]", "optim.lr=[[1,1]"):
+        with pytest.raises(SettingsError, match="--grid must be like"):
             parse_grid([text])
 
 
@@ -54,6 +61,56 @@ def test_a_plan_holds_all_combinations_and_is_checked_before_anything_runs(tmp_p
     assert "model.prob_0_L must be in [0, 1], got 3" in capsys.readouterr().err
 
 
+def command(monkeypatch, *arguments):
+    """Exit code of ``sweep.py`` in this process."""
+    monkeypatch.setattr(sys, "argv", ["sweep.py", *arguments])
+    with pytest.raises(SystemExit, match=r"\d") as left:
+        runpy.run_path(str(ROOT / "scripts" / "sweep.py"), run_name="__main__")
+    return left.value.code
+
+
+def begin(run):
+    """Leave in its folder what a run leaves there before its first step."""
+    run.folder.mkdir(parents=True)
+    RunFolder(run.folder).claim(parse(TrainConfig, run.arguments), 1)
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_folder_with_another_run_is_refused_before_anything_runs(tmp_path, finished):
+    runs = plan([RECIPE], [1, 2], {}, tmp_path)
+    begin(runs[1])
+    if finished:
+        RunFolder(runs[1].folder).finish({})
+    assert plan([RECIPE], [1, 2], {}, tmp_path, ["--data.label=Digits", "--progress=false"])[1].finished is finished
+    epochs = parse(TrainConfig, runs[1].arguments).epochs
+    expected = f"output: {runs[1].folder} was run with other settings: epochs was {epochs}, is 99"
+    with pytest.raises(SettingsError, match=re.escape(expected)):
+        plan([RECIPE], [1, 2], {}, tmp_path, ["--epochs=99"])
+
+
+def test_no_two_runs_share_a_folder(tmp_path):
+    with pytest.raises(SettingsError, match=r"output: two runs would go to .*seed1"):
+        plan([RECIPE], [1, 1], {}, tmp_path)
+
+
+def test_long_values_reach_a_run_whole(tmp_path):
+    milestones = list(range(1, 40))
+    (run,) = plan([RECIPE], [1], {"optim.milestones": [milestones]}, tmp_path)
+    assert parse(TrainConfig, run.arguments).optim.milestones == tuple(milestones)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--grid=optim.lr=[[1,1]"], "error: --grid must be like optim.lr=[0.1,0.2], got 'optim.lr=[[1,1]'\n"),
+        (["--seeds=a"], "error: --seeds must be like 1..5 or 1,2,7, got 'a'\n"),
+    ],
+)
+def test_a_wrong_option_is_one_line_and_code_2(arguments, message, monkeypatch, capsys):
+    assert command(monkeypatch, str(RECIPE), *arguments) == 2
+    assert capsys.readouterr().err == message
+
+
 def test_finished_runs_are_skipped_failures_do_not_stop_and_a_signal_does(tmp_path):
     runs = plan([RECIPE], [1, 2, 3], {}, tmp_path / "runs")
     fails = program(tmp_path, "if seed == '2': sys.exit(1)\n(folder / 'result.json').write_text('{}')\n")
@@ -63,17 +120,104 @@ def test_finished_runs_are_skipped_failures_do_not_stop_and_a_signal_does(tmp_pa
     assert said[-1] == f"1 of 3 runs failed: {runs[1].folder}"
     stops = program(tmp_path, "sys.exit(75)\n")
     assert run_all(runs, stops, said.append, 75) == 75
-    assert said[-2:] == [f"[1/3] {runs[0].folder}: finished before", f"[2/3] {runs[1].folder}"]
+    assert said[-3:] == [
+        f"[1/3] {runs[0].folder}: finished before",
+        f"[2/3] {runs[1].folder}",
+        "stopped: the same command goes on",
+    ]
 
 
-def test_the_command_prints_and_writes_job_arrays(tmp_path):
-    command = [sys.executable, str(ROOT / "scripts" / "sweep.py"), str(RECIPE), "--seeds=1..2",
-               "--grid=model.prob_0_L=[[1,1],[1,.5]]", f"-o={tmp_path}", "--print", "--", "--epochs=2"]  # fmt: skip
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    out = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.splitlines()
+# Saves for longer than a second signal or a short patience would leave it, and ends as a launcher does, with 1.
+SAVES = """
+def save(*_):
+    with open(folder / 'saved', 'a') as file:
+        time.sleep(0.5)
+        file.write('once ')
+    sys.exit(1)
+signal.signal(signal.SIGTERM, save)
+"""
+
+
+@pytest.fixture
+def hangs_up():
+    """SIGHUP as in a terminal; the tests themselves may run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP"])
+def test_a_sweep_that_is_stopped_waits_until_its_run_has_saved(tmp_path, hangs_up, name):
+    runs = plan([RECIPE], [1, 2], {}, tmp_path / "runs")
+    body = f"import os\n{SAVES}os.kill(os.getppid(), signal.{name})\ntime.sleep(30)\n"
+    before, said = signal.getsignal(signal.Signals[name]), []
+    assert run_all(runs, program(tmp_path, body), said.append, 75) == 75
+    assert said == [f"[1/2] {runs[0].folder}", f"stopped by {name}: the same command goes on"]
+    assert (runs[0].folder / "saved").read_text() == "once "
+    assert not runs[1].folder.exists()
+    assert signal.getsignal(signal.Signals[name]) is before
+
+
+def test_a_signal_while_a_run_is_being_started_reaches_it(tmp_path, monkeypatch):
+    class Interrupted(subprocess.Popen):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(subprocess, "Popen", Interrupted)
+    runs = plan([RECIPE], [1], {}, tmp_path / "runs")
+    assert run_all(runs, program(tmp_path, "time.sleep(3)\n(folder / 'slept').touch()\n"), print, 75) == 75
+    assert not (runs[0].folder / "slept").exists()
+
+
+def test_under_nohup_a_sweep_outlives_its_terminal(tmp_path, hangs_up):
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    runs = plan([RECIPE], [1], {}, tmp_path / "runs")
+    body = "import os\nos.kill(os.getppid(), signal.SIGHUP)\n"
+    assert run_all(runs, program(tmp_path, body), print, 75) == 0
+
+
+def test_ctrl_c_in_a_terminal_is_one_line_and_code_75(tmp_path):
+    launcher = shlex.join(program(tmp_path, f"{SAVES}(folder / 'started').touch()\ntime.sleep(30)\n"))
+    command = [str(ROOT / "scripts" / "sweep.py"), str(RECIPE), f"-o={tmp_path}", f"--launcher={launcher}"]
+    sweep = subprocess.Popen(
+        [sys.executable, *command], env=os.environ | {"PYTHONPATH": str(ROOT)}, start_new_session=True, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    folder = tmp_path / "short_digits" / "seed0"
+    while sweep.poll() is None and not (folder / "started").exists():
+        time.sleep(0.01)
+    os.killpg(sweep.pid, signal.SIGINT)  # as a terminal does: to all of its foreground processes
+    out, err = sweep.communicate(timeout=60)
+    assert (sweep.returncode, err) == (75, "")
+    assert out.splitlines()[-1] == "stopped by SIGINT: the same command goes on"
+    assert (folder / "saved").read_text() == "once "
+
+
+def test_the_command_prints_what_is_left(tmp_path, monkeypatch, capsys):
+    arguments = [str(RECIPE), "--seeds=1..2", "--grid=model.prob_0_L=[[1,1],[1,.5]]", f"-o={tmp_path}", "--print"]
+    assert command(monkeypatch, *arguments, "--", "--epochs=2") == 0
+    out = capsys.readouterr().out.splitlines()
     assert len(out) == 4
     assert "--epochs=2" in shlex.split(out[3])
     assert "--model.prob_0_L=[1, 0.5]" in shlex.split(out[3])
+
+
+def test_a_log_folder_stands_in_a_job_array_as_sbatch_reads_it(tmp_path):
+    runs = plan([RECIPE], [1], {}, tmp_path)
+    lines = slurm_script(runs, ["train"], 75, tmp_path / "50% of my runs").splitlines()
+    (words,) = (shlex.split(line) for line in lines if "--output" in line and line.startswith("#SBATCH"))
+    assert words == ["#SBATCH", f"--output={tmp_path}/50%% of my runs/%A_%a.log"]
+    for name in ('a"b', "a\\b", "a#b", "a\nb"):
+        with pytest.raises(ValueError, match="output: sbatch takes no quotes, backslashes, # or"):
+            slurm_script(runs, ["train"], 75, tmp_path / name)
+
+
+def test_recipes_open_with_what_they_are_said_once():
+    for recipe in RECIPE.parent.glob("*.yaml"):
+        first = recipe.read_text().splitlines()[0]
+        assert first.startswith("# ")
+        assert first.count("with the settings of") <= 1, recipe.name
 
 
 def slurm(tmp_path, body, task):
