@@ -1,14 +1,19 @@
 """A request to stop, from a cluster that takes its machine back or from the keyboard."""
 
 import signal
+import time
 from types import FrameType, TracebackType
 from typing import Any
 
 __all__ = ["StopRequest"]
 
+TOGETHER = 2.0  # seconds
+
 
 class StopRequest:
-    """Within its context SIGTERM and SIGINT are noted instead of killing the process; a second one kills.
+    """Within its context SIGTERM and SIGINT are noted instead of killing the process; a later one kills.
+
+    Launchers, sweeps and cluster managers may each send one: what comes within two seconds counts as one.
 
     Attributes:
         name: of the signal that came; empty before.
@@ -16,6 +21,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.name = ""
+        self._since = 0.0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "StopRequest":
@@ -28,8 +34,11 @@ class StopRequest:
         self._restore()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.name = signal.Signals(number).name
-        self._restore()
+        if not self.name:
+            self.name, self._since = signal.Signals(number).name, time.monotonic()
+        elif time.monotonic() - self._since > TOGETHER:
+            self._restore()
+            signal.raise_signal(number)
 
     def _restore(self) -> None:
         for number, handler in self._before.items():

@@ -1,0 +1,19 @@
+"""A request to stop, however many programs pass it on."""
+
+import signal
+
+import pytest
+
+from stodepth_models.training import signals
+from stodepth_models.training.signals import StopRequest
+
+
+def test_signals_that_come_together_are_one_and_a_later_one_kills(monkeypatch):
+    with StopRequest() as stop:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)
+    assert stop.name == "SIGINT"
+    monkeypatch.setattr(signals, "TOGETHER", -1.0)
+    with StopRequest(), pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)
