@@ -1,5 +1,6 @@
 """Data sets: read from folders and archives, split, augmented, and refused where they are damaged."""
 
+import struct
 import tarfile
 import zipfile
 
@@ -10,6 +11,7 @@ from PIL import Image
 
 from stodepth_models.training.config import DataConfig
 from stodepth_models.training.data import load_data
+from stodepth_models.training.folders import open_image
 from stodepth_models.training.loaders import EvaluationBatches, TrainBatches
 from stodepth_models.training.order import EpochOrder
 
@@ -95,6 +97,42 @@ def test_an_archive_that_is_cut_short_is_named(tmp_path):
         load_data(folder(tmp_path / "images.zip"))
 
 
+def test_a_plain_archive_has_to_end_with_its_end_marker(tmp_path):
+    archive = tmp_path / "images.tar"
+    with tarfile.open(archive, "w") as file:
+        file.add(make_folder(tmp_path / "set"), "set")
+    whole = archive.read_bytes()
+    with tarfile.open(archive) as file:
+        members = file.getmembers()
+        boundaries = [member.offset for member in members[-6:]] + [file.offset]
+    for cut in [size + past for size in boundaries for past in (0, 1, 200, 511)]:
+        archive.write_bytes(whole[:cut])
+        with pytest.raises(ValueError, match=r"images\.tar is damaged or cut short"):
+            load_data(folder(archive))
+    damaged = bytearray(whole)
+    damaged[boundaries[2] : boundaries[2] + 512] = b"x" * 512
+    archive.write_bytes(damaged)
+    with pytest.raises(ValueError, match=r"images\.tar is damaged or cut short"):
+        load_data(folder(archive))
+    archive.write_bytes(whole)
+    assert len(load_data(folder(archive)).test.labels) == 12
+
+
+def test_a_zip_that_cannot_be_unpacked_is_one_line(tmp_path):
+    archive = tmp_path / "images.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("train/cat/0.png", b"x")
+    whole = archive.read_bytes()
+    central = whole.index(b"PK\1\2")
+    for flag, reason in ((0x01, "encrypted"), (0x20, "patched data")):
+        changed = bytearray(whole)
+        changed[6] |= flag
+        changed[central + 8] |= flag
+        archive.write_bytes(changed)
+        with pytest.raises(ValueError, match=rf"^[^\n]*images\.zip cannot be unpacked \([^\n]*{reason}[^\n]*$"):
+            load_data(folder(archive))
+
+
 def test_an_archive_that_leads_outside_is_refused(tmp_path):
     (tmp_path / "x").write_text("x")
     with tarfile.open(tmp_path / "a.tar", "w") as file:
@@ -119,6 +157,42 @@ def test_an_unreadable_image_is_named_and_stops_or_is_skipped(tmp_path):
     with pytest.warns(UserWarning, match="skipped"):
         large = load_data(folder(root, unreadable="skip", image_size=80))
     assert len(large.train.labels) + len(large.valid.labels) == 11
+
+
+def test_sixteen_bits_of_grey_are_scaled_and_other_ranges_refused(tmp_path):
+    root = make_folder(tmp_path / "set")
+    ramp = (np.arange(64) * 1040).reshape(8, 8)
+    for name, dtype in (("0.png", "<u2"), ("1.tif", ">u2")):
+        Image.fromarray(ramp.astype(dtype)).save(root / "test" / "cat" / name)
+        read = np.asarray(open_image(root / "test" / "cat" / name))
+        assert (read == (ramp // 256)[..., None]).all()
+    for name, dtype, mode in (("2.tif", np.int32, "I"), ("3.tif", np.float32, "F")):
+        Image.fromarray(ramp.astype(dtype)).save(root / "test" / "cat" / name)
+        with pytest.raises(ValueError, match=rf"cat/{name} cannot .*mode {mode} .*: remove it or use data\.unreadable"):
+            open_image(root / "test" / "cat" / name)
+
+
+@pytest.mark.parametrize("error", [TypeError("a\nb"), struct.error("short"), KeyError(), RecursionError()])
+def test_whatever_a_decoder_raises_becomes_one_line(tmp_path, monkeypatch, error):
+    def fail(image):
+        raise error
+
+    make_folder(tmp_path / "set")
+    monkeypatch.setattr("PIL.ImageOps.exif_transpose", fail)
+    with pytest.raises(ValueError, match=r"^[^\n]*0\.png cannot be read as an image \(\w+\): remove it[^\n]*$"):
+        open_image(tmp_path / "set" / "train" / "cat" / "0.png")
+
+
+@pytest.mark.parametrize("side", [8, 80])
+def test_skipping_may_not_empty_a_class(tmp_path, side):
+    root = make_folder(tmp_path / "set", count=2)
+    for number in range(2):
+        (root / "test" / "dog" / f"{number}.png").write_bytes(b"no picture")
+    with (
+        pytest.warns(UserWarning, match="skipped"),
+        pytest.raises(ValueError, match="test/dog holds no image that can be read: remove the class or fill"),
+    ):
+        load_data(folder(root, unreadable="skip", image_size=side))
 
 
 def test_a_damaged_large_image_is_named_by_whichever_process_meets_it(tmp_path):
