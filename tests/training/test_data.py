@@ -1,5 +1,6 @@
 """Data sets: read from folders and archives, split, augmented, and refused where they are damaged."""
 
+import hashlib
 import struct
 import tarfile
 import zipfile
@@ -7,7 +8,8 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
+from scipy.io import savemat
 
 from stodepth_models.training.config import DataConfig
 from stodepth_models.training.data import load_data
@@ -244,12 +246,56 @@ def test_cifar_is_split_as_in_the_paper(tmp_path, monkeypatch):
     assert (len(data.train.labels), len(data.valid.labels), len(data.test.labels)) == (45_000, 5_000, 10_000)
 
 
+def test_svhn_is_read_from_its_files_and_trained_on_both_parts(tmp_path, monkeypatch):
+    rng, split_list = np.random.default_rng(0), {}
+    pictures = {"train": 12, "test": 5, "extra": 20}
+    for split, count in pictures.items():
+        path = tmp_path / f"{split}_32x32.mat"
+        images = rng.integers(0, 256, (32, 32, 3, count), dtype=np.uint8)
+        labels = (np.arange(count) % 10 + 1).astype(np.uint8)[:, None]  # 10 stands for 0
+        savemat(path, {"X": images, "y": labels})
+        split_list[split] = ["", path.name, hashlib.md5(path.read_bytes()).hexdigest()]
+        pictures[split] = images.transpose(3, 0, 1, 2)
+    monkeypatch.setattr("torchvision.datasets.SVHN.split_list", split_list)
+    data = load_data(DataConfig(name="svhn", root=tmp_path, valid_size=6, download=False))
+    assert (len(data.train.labels), len(data.valid.labels), len(data.test.labels)) == (26, 6, 5)
+    assert data.classes == tuple("0123456789")
+    assert (data.image_size, data.padding, data.flip) == (32, 0, False)
+    assert data.test.labels.tolist() == [1, 2, 3, 4, 5]
+    assert (data.test.images.numpy() == pictures["test"]).all()
+    read = {image.numpy().tobytes() for split in (data.train, data.valid) for image in split.images}
+    assert read == {image.tobytes() for part in ("train", "extra") for image in pictures[part]}
+    (tmp_path / "extra_32x32.mat").unlink()
+    with pytest.raises(ValueError, match=r"svhn cannot be read from data\.root="):
+        load_data(DataConfig(name="svhn", root=tmp_path, download=False))
+
+
+def test_cinic10_is_a_folder_of_32_pixels_with_a_validation_split(tmp_path):
+    root = make_folder(tmp_path / "cinic", splits=("train", "valid", "test"), side=40)
+    data = load_data(DataConfig(name="cinic10", root=root))
+    assert (data.image_size, data.padding, data.flip) == (32, 4, True)
+    assert data.train.images.shape == data.valid.images.shape == (12, 32, 32, 3)
+    assert load_data(folder(root)).image_size == 40
+
+
 def test_digits_and_fake_come_with_the_package():
     digits = load_data(DataConfig(name="digits"))
     assert (len(digits.classes), digits.image_size, digits.flip) == (10, 8, False)
     assert len(digits.train.labels) + len(digits.valid.labels) + len(digits.test.labels) == 1797
     fake = load_data(DataConfig(name="fake", fake_images=30, fake_classes=3, image_size=16))
     assert fake.train.images.shape == (30, 16, 16, 3)
+
+
+@pytest.mark.parametrize("side", [5, 20])
+def test_images_of_arrays_are_resized_as_those_of_folders(side):
+    native, data = load_data(DataConfig(name="digits")), load_data(DataConfig(name="digits", image_size=side))
+    assert data.image_size == side
+    assert data.train.images.shape[1:] == data.valid.images.shape[1:] == data.test.images.shape[1:] == (side, side, 3)
+    assert torch.equal(data.test.labels, native.test.labels)
+    for index in (0, 7, 100):
+        image = Image.fromarray(native.test.images[index].numpy())
+        expected = np.asarray(ImageOps.fit(image, (side, side), Image.Resampling.BILINEAR)).astype(int)
+        assert abs(data.test.images[index].numpy() - expected).max() <= 1
 
 
 def test_crops_and_flips_are_those_of_a_plain_loop():
