@@ -51,7 +51,7 @@ def run_script(main: Callable[[], int | None]) -> None:
 def _bare_flags(arguments: Sequence[str]) -> list[str]:
     """Let ``--resume`` stand for ``--resume true``: a switch without a value is what people type."""
     switches = ("--resume", "--json", "--cpu")
-    following = [*arguments[1:], "--"]
+    following = [*arguments, "--"][1:]
     return [
         f"{a}=true" if a in switches and f.startswith("--") else a for a, f in zip(arguments, following, strict=True)
     ]

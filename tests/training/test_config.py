@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,15 @@ def test_flags_files_and_their_order(tmp_path):
         ("--model.ramp_epochs 2 --model.stoch_depth_probability 1.0", "two schedules"),
         ("--optim.nesterov true --optim.dampening 0.5", "optim.dampening=0"),
         ("--data.mean [0.5,0.5,0.5]", "data.mean and data.std go together"),
+        ("--data.mean [0.5,0.5,128] --data.std [1,1,1]", "data.mean must be in [0, 1], got 128"),
+        ("--data.mean [0.5,0.5,0.5] --data.std [1,0,1]", "data.std must be above 0, got 0"),
+        ("--data.split_seed -1", "data.split_seed must be in [0, 2147483647], got -1"),
+        ("--seed -1", "seed must be in [0, 2147483647], got -1"),
+        ("--seed 2147483648", "seed must be in [0, 2147483647], got 2147483648"),
+        ("--model.num_classes 0", "model.num_classes must be at least 1, got 0"),
+        ("--model.num_classes -3", "model.num_classes must be at least 1, got -3"),
+        ("--model.options.num_classes 3", "model.options.num_classes is given as model.num_classes"),
+        ("--model.options.pretrained true", "model.options.pretrained is given as model.weights"),
         ("--config missing.yaml", "missing.yaml"),
     ],
 )
@@ -87,6 +97,17 @@ def test_differences_name_what_changes_the_computation():
     found = differences(saved, parse(TrainConfig, ["--optim.lr=0.2", "--output=b", "--seed=0"]))
     assert "optim.lr was 0.1, is 0.2" in found
     assert not any(phrase.startswith(("seed", "output", "model.prob_0_L")) for phrase in found)
+
+
+def test_no_argument_at_all_is_the_defaults():
+    assert parse(TrainConfig, []) == TrainConfig()
+
+
+def test_an_option_that_came_or_went_is_a_difference():
+    shortcut, plain = parse(TrainConfig, ["--model.options.shortcut=B"]), parse(TrainConfig, [])
+    assert differences(asdict(shortcut), plain) == ["model.options.shortcut was B, is not given"]
+    assert differences(asdict(plain), shortcut) == ["model.options.shortcut was not given, is B"]
+    assert differences(asdict(shortcut), shortcut) == []
 
 
 def test_the_core_imports_nothing_of_training():
