@@ -1,5 +1,7 @@
 """Settings come from the command line and YAML, and wrong ones end in one line and code 2."""
 
+import os
+import re
 import subprocess
 import sys
 from dataclasses import asdict
@@ -70,6 +72,51 @@ def test_an_unknown_key_in_a_file_is_refused(tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         parse(TrainConfig, ["--config", str(tmp_path / "a.yaml")])
     assert "learning_rate" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ("optim: 3", "a.yaml: optim must hold settings, one 'name: value' a line, got 3"),
+        ("data:", "a.yaml: data must hold settings, one 'name: value' a line, got None"),
+        ("", "a.yaml must hold settings, one 'name: value' a line, got None"),
+        ("- 1", "a.yaml must hold settings, one 'name: value' a line, got [1]"),
+        ("a: [", "a.yaml is no YAML"),
+        ("\udcff", "a.yaml is no YAML"),
+    ],
+)
+@pytest.mark.parametrize("joined", [True, False])
+def test_a_file_that_holds_no_settings_is_named(tmp_path, capsys, content, named, joined):
+    path = tmp_path / "a.yaml"
+    path.write_text(content, encoding="utf-8", errors="surrogateescape")
+    with pytest.raises(SystemExit, match=str(EXIT_BAD_SETTINGS)):
+        parse(TrainConfig, [f"--config={path}"] if joined else ["--seed=1", "--config", str(path)])
+    line = capsys.readouterr().err
+    assert line.startswith("error: ")
+    assert named in line
+    assert line.count("\n") == 1
+
+
+def run_train(*arguments, before="pass"):
+    code = f"import sys, runpy; {before}; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+    command = [sys.executable, "-c", code, str(CONFIGS.parent / "scripts" / "train.py"), *arguments]
+    environment = os.environ | {"PYTHONPATH": str(CONFIGS.parent), "COLUMNS": "200"}
+    return subprocess.run(command, capture_output=True, text=True, env=environment)
+
+
+def test_help_describes_the_settings():
+    shown = run_train("--help").stdout
+    assert re.search(r"--epochs EPOCHS +passes over the training images", shown)
+    assert re.search(r"--optim\.lr LR +peak learning rate", shown)
+
+
+def test_without_the_extra_the_last_line_names_the_remedy():
+    done = run_train("--help", before="sys.modules['jsonargparse'] = None")
+    assert done.returncode != 0
+    assert done.stderr.strip().splitlines()[-1] == (
+        "ImportError: stodepth_models.training needs jsonargparse: pip install 'stodepth_models[train]', "
+        "or in a checkout pip install -e '.[train]'"
+    )
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
