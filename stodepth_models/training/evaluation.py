@@ -17,7 +17,7 @@ from .folders import Files
 from .loaders import EvaluationBatches
 from .machine import make_accelerator
 from .metrics import evaluate
-from .models import build_model
+from .models import build_model, check_model
 from .outcome import SettingsError
 from .sources import Arrays
 
@@ -32,11 +32,12 @@ def evaluate_weights(config: EvaluateConfig) -> dict[str, Any]:
     the order does.
 
     Raises:
-        SettingsError: ``model.weights`` is missing.
+        SettingsError: ``model.weights`` is missing, or ``model.options`` are refused.
         ValueError: data or weights cannot be used, or the classes do not match.
     """
     if config.model.weights is None:
         raise SettingsError("model.weights must name the weights to evaluate, got none")
+    check_model(config.model)
     data_config = _standardised_as_in_training(config.data, config.model.weights)
     accelerator = make_accelerator(config.cpu, config.precision)
     data = load_data(data_config, training=False)
