@@ -1,18 +1,24 @@
 """Archives of images: unpacked once into a cache, refused where they would write outside it."""
 
+import gzip
 import hashlib
 import lzma
 import os
 import shutil
+import struct
 import tarfile
 import tempfile
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 __all__ = ["ARCHIVES", "unpacked"]
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".zip")
+_DAMAGED = (
+    tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, EOFError, lzma.LZMAError, zlib.error, struct.error,
+)  # fmt: skip
 
 
 def unpacked(archive: Path, cache: Path) -> Path:
@@ -25,7 +31,7 @@ def unpacked(archive: Path, cache: Path) -> Path:
         cache: folder of unpacked archives.
 
     Raises:
-        ValueError: the archive is damaged, or holds a path that leads out of it.
+        ValueError: the archive is damaged or encrypted, or holds a path that leads out of it.
     """
     stat = archive.stat()
     identity = f"{archive.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode()
@@ -49,12 +55,31 @@ def _extract(archive: Path, folder: Path) -> None:
         if archive.name.endswith(".zip"):
             _extract_zip(archive, folder)
         else:
-            with tarfile.open(archive) as tar:
+            with tarfile.open(archive, tarinfo=_Member) as tar:
                 tar.extractall(folder, filter="data")
     except tarfile.FilterError as error:
         raise ValueError(f"{archive} is refused: {error}; unpack it by hand if you trust it") from None
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, lzma.LZMAError, zlib.error) as error:
+    except _DAMAGED as error:
         raise ValueError(f"{archive} is damaged or cut short ({error}): fetch it again") from None
+    except RuntimeError as error:  # zipfile's word for a password, an unknown compression, a damaged flag
+        raise ValueError(f"{archive} cannot be unpacked ({error}): unpack it by hand, or fetch it again") from None
+
+
+class _Member(tarfile.TarInfo):
+    """A member of an archive that ends with its end marker.
+
+    tarfile takes the end of the file, or a damaged header, for the end of the archive, so that members would be
+    missing without a word.
+    """
+
+    @classmethod
+    def fromtarfile(cls, tar: tarfile.TarFile) -> Any:
+        try:
+            return super().fromtarfile(tar)
+        except tarfile.HeaderError as error:
+            if isinstance(error, tarfile.EOFHeaderError):  # type: ignore[attr-defined]  # the zero block at the end
+                raise
+            raise tarfile.ReadError(str(error)) from None
 
 
 def _extract_zip(archive: Path, folder: Path) -> None:

@@ -26,7 +26,7 @@ def positive(name: str, value: float) -> None:
 def within(name: str, value: float, low: float, high: float) -> None:
     """Raise a ValueError unless ``value`` is in ``[low, high]``."""
     if not low <= value <= high:
-        raise ValueError(f"{name} must be in [{low:g}, {high:g}], got {value}")
+        raise ValueError(f"{name} must be in [{low:.10g}, {high:.10g}], got {value}")
 
 
 def model_name(name: str) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 from .config import TrainConfig
 
-__all__ = ["differences", "flatten", "same_computation"]
+__all__ = ["changes", "differences", "flatten", "same_computation"]
 
 # What may differ between a run and its continuation: where it lies and how it is watched, not what it computes.
 _FREE = ("output", "resume", "progress", "trackers", "log_steps", "checkpoint_minutes", "checkpoint_steps",
@@ -22,7 +22,13 @@ def differences(saved: dict[str, Any], config: TrainConfig) -> list[str]:
         config: the settings of now.
     """
     then, now = same_computation(saved), same_computation(dataclasses.asdict(config))
-    return [f"{key} was {then[key]}, is {now[key]}" for key in now if then[key] != now[key]]
+    return changes(then, now)
+
+
+def changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Return one phrase for each name under which two flat dicts hold different things, or only one holds any."""
+    sides = {key: (then.get(key, "not given"), now.get(key, "not given")) for key in {**then, **now}}
+    return [f"{key} was {before}, is {after}" for key, (before, after) in sides.items() if before != after]
 
 
 def same_computation(settings: dict[str, Any]) -> dict[str, Any]:

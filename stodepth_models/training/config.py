@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from .checks import at_least, positive
+from .checks import at_least, positive, within
 from .sections import DataConfig, ModelConfig, OptimConfig
 
 __all__ = ["DataConfig", "EvaluateConfig", "ModelConfig", "OptimConfig", "TrainConfig"]
@@ -20,7 +20,7 @@ class TrainConfig:
         optim: the optimizer.
         epochs: passes over the training images.
         batch_size: images a step, over all processes and micro-batches.
-        seed: of initial weights, data order, augmentation and gates.
+        seed: of initial weights, data order, augmentation and gates; below 2**31.
         output: folder of the run.
         resume: go on from the last checkpoint in ``output``, bit-exactly; starts afresh where there is none.
         precision: ``"no"`` (float32), ``"bf16"`` or ``"fp16"``.
@@ -58,6 +58,7 @@ class TrainConfig:
         for name, least in {"epochs": 1, "batch_size": 2, "checkpoint_steps": 0, "stop_at_chance": 0}.items():
             at_least(name, getattr(self, name), least)
         at_least("log_steps", self.log_steps, 1)
+        within("seed", self.seed, 0, 2**31 - 1)
         positive("checkpoint_minutes", self.checkpoint_minutes)
         if self.optim.warmup_epochs >= self.epochs:
             raise ValueError(f"optim.warmup_epochs must be below epochs={self.epochs}, got {self.optim.warmup_epochs}")

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torchvision.transforms.v2.functional import resize
 
 from .config import DataConfig
 from .folders import Files, decode, find_root, open_image, scan, without_unreadable
@@ -59,8 +60,8 @@ def load_data(config: DataConfig, training: bool = True) -> Data:
         splits, classes, side = _read_folder(config)
     else:
         arrays, classes = read_arrays(config)
-        splits = dict(arrays)
-        side = arrays["train"].images.shape[1]
+        side = config.image_size or arrays["train"].images.shape[1]
+        splits = {name: _resized(split, side) for name, split in arrays.items()}
     train, valid = splits.get("train"), splits.get("valid")
     if train is None and training:
         raise ValueError(f"data.root: {config.root} has no train/ folder, only {', '.join(splits)}")
@@ -88,6 +89,17 @@ def _read_folder(config: DataConfig) -> tuple[dict[str, Split], tuple[str, ...],
             return {name: without_unreadable(split, "skip") for name, split in files.items()}, classes, side
         return dict(files), classes, side
     return {name: Arrays(*decode(split, side, config.unreadable)) for name, split in files.items()}, classes, side
+
+
+def _resized(split: Arrays, side: int) -> Arrays:
+    """The images at another size, as :func:`~.folders.decode` scales files."""
+    if split.images.shape[1] == side:
+        return split
+    parts = [
+        resize(part.permute(0, 3, 1, 2), [side, side], antialias=True).permute(0, 2, 3, 1)
+        for part in split.images.split(1000)  # floating-point copies of all images at once might not fit
+    ]
+    return Arrays(torch.cat(parts), split.labels)
 
 
 def _side(files: dict[str, Files]) -> int:

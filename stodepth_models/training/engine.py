@@ -7,6 +7,7 @@ import torch
 from .config import TrainConfig
 from .data import load_data
 from .machine import make_accelerator
+from .models import check_model
 from .outcome import Interrupted
 from .outputs import RunFolder
 from .run import Run
@@ -24,18 +25,23 @@ def train(config: TrainConfig) -> int:
         Exit code: 0, or ``EXIT_RESUME_ME``.
 
     Raises:
-        SettingsError: ``output`` cannot be used; nothing has been read or computed.
+        SettingsError: ``output`` or the options of the model cannot be used; nothing has been computed.
         ValueError: the data or the weights cannot be used.
         Diverged: the loss is not a number, or accuracy stays at chance.
     """
     folder = RunFolder(config.output.expanduser())
     folder.check(config, int(os.environ.get("WORLD_SIZE", "1")))
+    check_model(config.model)
     accelerator = make_accelerator(config.cpu, config.precision, config.trackers, folder.path)
     torch.backends.cudnn.deterministic = config.deterministic
     torch.backends.cudnn.benchmark = not config.deterministic
     accelerator.wait_for_everyone()  # all have looked into the folder before the first one writes
     with accelerator.local_main_process_first():  # which unpacks archives for the others
         data = load_data(config.data)
+    folder.check_data(data)
+    outputs, classes = config.model.num_classes, len(data.classes)
+    if outputs is not None and outputs < classes:
+        raise ValueError(f"model.num_classes must be at least {classes}, the classes of the data, got {outputs}")
     with StopRequest() as stop:
         run = Run(config, accelerator, data, folder, stop)
         try:

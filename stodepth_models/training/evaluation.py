@@ -6,16 +6,20 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
+from torch import Tensor, nn
 
 from ..sources import saved_preprocessing
 from .config import DataConfig, EvaluateConfig
-from .data import Data, load_data
+from .data import Data, Split, load_data
+from .folders import Files
 from .loaders import EvaluationBatches
 from .machine import make_accelerator
 from .metrics import evaluate
-from .models import build_model
+from .models import build_model, check_model
 from .outcome import SettingsError
+from .sources import Arrays
 
 __all__ = ["evaluate_weights", "report"]
 
@@ -23,21 +27,23 @@ __all__ = ["evaluate_weights", "report"]
 def evaluate_weights(config: EvaluateConfig) -> dict[str, Any]:
     """Return top-1 and top-5 accuracy, negative log-likelihood, calibration error and images a second.
 
-    Weights that a training run saved bring their own standardisation, unless ``data.mean`` is given.
+    Weights that a training run saved bring their own standardisation, unless ``data.mean`` is given. Where the weights
+    know their classes by the names that the data set uses, the names decide which output stands for which class; else
+    the order does.
 
     Raises:
-        SettingsError: ``model.weights`` is missing.
+        SettingsError: ``model.weights`` is missing, or ``model.options`` are refused.
         ValueError: data or weights cannot be used, or the classes do not match.
     """
     if config.model.weights is None:
         raise SettingsError("model.weights must name the weights to evaluate, got none")
+    check_model(config.model)
     data_config = _standardised_as_in_training(config.data, config.model.weights)
     accelerator = make_accelerator(config.cpu, config.precision)
     data = load_data(data_config, training=False)
     # The classes follow the weights: a classifier that starts afresh would be measured at chance.
     model = build_model(config.model, None).to(accelerator.device).eval()
-    _check_classes(len(model.state_dict()["fc.weight"]), data, config)
-    return _measure(model, data, config, accelerator)
+    return _measure(model, data, _outputs_of_classes(model, data, config), config, accelerator)
 
 
 def report(result: dict[str, Any], as_json: bool) -> str:
@@ -60,19 +66,36 @@ def _standardised_as_in_training(config: DataConfig, weights: str) -> DataConfig
     return dataclasses.replace(config, mean=saved.mean, std=saved.std, image_size=config.image_size or saved.side)
 
 
-def _check_classes(outputs: int, data: Data, config: EvaluateConfig) -> None:
-    if outputs < len(data.classes):
-        raise ValueError(
-            f"{config.model.weights} knows {outputs} classes, data.name={config.data.name} has {len(data.classes)}"
-        )
+def _outputs_of_classes(model: nn.Module, data: Data, config: EvaluateConfig) -> Tensor:
+    """Index of the output that stands for each class of the data set, by name where the names are of one kind."""
+    outputs, known = len(model.state_dict()["fc.weight"]), list(model.categories or ())  # type: ignore[arg-type]
+    weights, dataset = config.model.weights, f"data.name={config.data.name}"
+    shared = set(data.classes).intersection(known)
+    if not shared or list(data.classes) == known:
+        if outputs < len(data.classes) or (known and outputs != len(data.classes)):
+            other = " by other names" if known else ""
+            raise ValueError(f"{weights} knows {outputs} classes, {dataset} has {len(data.classes)}{other}")
+        return torch.arange(len(data.classes))
+    unknown = [name for name in data.classes if known.count(name) != 1]
+    if unknown:
+        count = f"{len(unknown)} of the {len(data.classes)} classes"
+        raise ValueError(f"{weights} does not know {count} of {dataset}: {', '.join(unknown[:10])}")
+    return torch.tensor([known.index(name) for name in data.classes])
 
 
-def _measure(model: Any, data: Data, config: EvaluateConfig, accelerator: Accelerator) -> dict[str, Any]:
+def _relabelled(split: Split, outputs: Tensor) -> Split:
+    labels = outputs[split.labels]
+    return Files(split.paths, labels) if isinstance(split, Files) else Arrays(split.images, labels)
+
+
+def _measure(
+    model: nn.Module, data: Data, outputs: Tensor, config: EvaluateConfig, accelerator: Accelerator
+) -> dict[str, Any]:
     split = {"test": data.test, "valid": data.valid, "train": data.train}[config.split]
     if split is None:
         raise ValueError(f"split={config.split}: the data set has no such images")
     batches = EvaluationBatches(
-        data, split, config.batch_size, accelerator.device, config.data.workers,
+        data, _relabelled(split, outputs), config.batch_size, accelerator.device, config.data.workers,
         accelerator.process_index, accelerator.num_processes,
     )  # fmt: skip
     start = time.perf_counter()

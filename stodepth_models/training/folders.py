@@ -81,16 +81,16 @@ def scan(root: Path) -> tuple[dict[str, Files], tuple[str, ...]]:
 
 
 def open_image(path: Path) -> Image.Image:
-    """Return a decoded RGB image, upright as its camera held it.
+    """Return a decoded RGB image, upright as its camera held it; 16 bits a pixel are scaled to 8.
 
     Raises:
-        ValueError: the file cannot be read as an image.
+        ValueError: the file cannot be read as an image, or holds numbers whose range is not known.
     """
     try:
         with Image.open(path) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = str(error).splitlines()[0].replace(str(path), "the file")
+            return _eight_bits(ImageOps.exif_transpose(image)).convert("RGB")
+    except Exception as error:  # whatever damaged bytes provoke in a decoder
+        reason = next(iter(str(error).splitlines()), type(error).__name__).replace(str(path), "the file")
         raise ValueError(
             f"{path} cannot be read as an image ({reason}): remove it or use data.unreadable=skip"
         ) from None
@@ -105,12 +105,12 @@ def decode(files: Files, side: int, unreadable: str) -> tuple[Tensor, Tensor]:
         unreadable: ``"stop"`` or ``"skip"``.
 
     Raises:
-        ValueError: an image cannot be read, and ``unreadable`` is ``"stop"``.
+        ValueError: an image cannot be read, and ``unreadable`` is ``"stop"``; or none of a class can.
     """
     images = torch.empty(len(files.paths), side, side, 3, dtype=torch.uint8)
     with ThreadPoolExecutor() as pool:
         errors = list(pool.map(_decode_into, images, files.paths, repeat(side)))
-    readable = _readable(errors, unreadable)
+    readable = _readable(files, errors, unreadable)
     return (images, files.labels) if all(readable) else (images[readable], files.labels[readable])
 
 
@@ -118,12 +118,21 @@ def without_unreadable(files: Files, unreadable: str) -> Files:
     """Return the files that can be decoded; reads every one of them.
 
     Raises:
-        ValueError: an image cannot be read, and ``unreadable`` is ``"stop"``.
+        ValueError: an image cannot be read, and ``unreadable`` is ``"stop"``; or none of a class can.
     """
     with ThreadPoolExecutor() as pool:
-        readable = _readable(list(pool.map(_error_of, files.paths)), unreadable)
+        readable = _readable(files, list(pool.map(_error_of, files.paths)), unreadable)
     paths = tuple(path for path, good in zip(files.paths, readable, strict=True) if good)
     return Files(paths, files.labels[readable])
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """The image without what ``convert("RGB")`` would cut off at white."""
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) // 256).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError(f"pixels of mode {image.mode} have no known range, save it with 8 or 16 bits a channel")
+    return image
 
 
 def _split_folders(root: Path) -> dict[str, Path]:
@@ -166,9 +175,14 @@ def _error_of(path: Path) -> str | None:
     return None
 
 
-def _readable(errors: list[str | None], unreadable: str) -> Tensor:
+def _readable(files: Files, errors: list[str | None], unreadable: str) -> Tensor:
     for error in filter(None, errors):
         if unreadable == "stop":
             raise ValueError(error)
         warnings.warn(error.split(":")[0] + ": skipped", stacklevel=3)
-    return torch.tensor([error is None for error in errors], dtype=torch.bool)
+    readable = torch.tensor([error is None for error in errors], dtype=torch.bool)
+    left = set(files.labels[readable].tolist())
+    for path, label in zip(files.paths, files.labels.tolist(), strict=True):
+        if label not in left:
+            raise ValueError(f"{path.parent} holds no image that can be read: remove the class or fill its folder")
+    return readable

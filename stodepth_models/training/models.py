@@ -1,5 +1,6 @@
 """From settings to a model: built, loaded, and made ready to train."""
 
+import dataclasses
 from collections.abc import Iterable
 
 import torch
@@ -10,8 +11,9 @@ from ..stochastic_gate import StochasticGate
 from ..survival import count_flops, linear_decay, survival_probs
 from .config import ModelConfig
 from .masking import mask_branches
+from .outcome import SettingsError
 
-__all__ = ["Shares", "build_model", "freeze_stem", "prepare_for_training"]
+__all__ = ["Shares", "build_model", "check_model", "freeze_stem", "prepare_for_training"]
 
 
 def build_model(config: ModelConfig, num_classes: int | None) -> nn.Module:
@@ -37,6 +39,20 @@ def build_model(config: ModelConfig, num_classes: int | None) -> nn.Module:
     if config.masked:
         mask_branches(model, linear_decay(len(survival_probs(model)), *config.prob_0_L, rule=config.depth_rule))
     return model
+
+
+def check_model(config: ModelConfig) -> None:
+    """Build the model without memory for its weights, so that a wrong option is found before any data is read.
+
+    Raises:
+        SettingsError: the builder refuses the settings.
+    """
+    try:
+        with torch.device("meta"):
+            build_model(dataclasses.replace(config, weights=None), None)
+    except Exception as error:  # whatever an option of the wrong kind provokes in a layer
+        reason = next(iter(str(error).splitlines()), type(error).__name__).removeprefix("model.options: ")
+        raise SettingsError(f"model.options: {reason}, given {config.options}") from None
 
 
 def prepare_for_training(model: nn.Module, config: ModelConfig) -> nn.Module:

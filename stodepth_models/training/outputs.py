@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import uuid
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,14 @@ import torchvision
 
 from .. import __version__
 from .checkpoint import write_atomically
-from .comparison import differences, flatten
+from .comparison import changes, differences, flatten
 from .config import TrainConfig
+from .data import Data
 from .outcome import SettingsError
 
 __all__ = ["RunFolder", "flat_settings"]
+
+_UNFINISHED = re.compile(r"\.(.+\.)?[0-9a-f]{32}|.+\.[0-9a-f]{32}\.partial")  # names that no other program gives
 
 
 class RunFolder:
@@ -55,19 +59,35 @@ class RunFolder:
             return
         if not config.resume:
             raise SettingsError(f"output: {self.path} holds a run: add --resume, or give another folder")
-        saved = json.loads(self.config.read_text(encoding="utf-8"))
+        saved = self._saved()
         changed = differences(saved["settings"], config)
         if saved["processes"] != world:
             changed.append(f"the number of processes was {saved['processes']}, is {world}")
         if changed:
             raise SettingsError(f"resume: {self.path} was run with other settings: {'; '.join(changed)}")
 
-    def claim(self, config: TrainConfig, world: int) -> None:
-        """Write the settings of the run."""
-        settings = dataclasses.asdict(config)
+    def check_data(self, data: Data) -> None:
+        """Make sure that a run that goes on does so with the images that it began with.
+
+        Raises:
+            SettingsError: other classes, or another number of images.
+        """
+        then = self._saved().get("data") if self.config.exists() else None
+        if then is None:
+            return
+        now = _contents(data)
+        changed = changes(_by_name(then), _by_name(now))
+        if changed:
+            raise SettingsError(f"resume: {self.path} was run on other images: {'; '.join(changed[:5])}")
+
+    def claim(self, config: TrainConfig, world: int, data: Data) -> None:
+        """Write the settings of the run, and remove what a killed process had begun to write."""
+        for path in [*self.path.glob(".*"), *self.path.glob("*.partial"), *self.checkpoints.glob(".*")]:
+            if _UNFINISHED.fullmatch(path.name):
+                path.unlink(missing_ok=True)
         versions = {"stodepth_models": __version__, "torch": torch.__version__, "torchvision": torchvision.__version__}
-        content = {"settings": settings, "processes": world, "versions": versions}
-        self._write_json(self.config, content)
+        content = {"settings": dataclasses.asdict(config), "processes": world, "versions": versions}
+        self._write_json(self.config, {**content, "data": _contents(data)})
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the metrics of the epochs done; a line cut short is left out."""
@@ -95,9 +115,31 @@ class RunFolder:
         """Write the final figures; a run with them is finished."""
         self._write_json(self.result, result)
 
+    def _saved(self) -> dict[str, Any]:
+        try:
+            saved = json.loads(self.config.read_text(encoding="utf-8"))
+            return {"settings": saved["settings"], "processes": saved["processes"], "data": saved.get("data")}
+        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise SettingsError(
+                f"resume: {self.config} cannot be read ({reason}): put a copy there, or give another folder"
+            ) from None
+
     def _write_json(self, path: Path, content: dict[str, Any]) -> None:
         text = json.dumps(content, indent=2, default=str) + "\n"
         write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def _contents(data: Data) -> dict[str, Any]:
+    """What tells one data set from another without a look at the pixels."""
+    splits = {"train": data.train, "valid": data.valid, "test": data.test}
+    images = {name: 0 if split is None else len(split.labels) for name, split in splits.items()}
+    return {"classes": list(data.classes), "images": images}
+
+
+def _by_name(contents: dict[str, Any]) -> dict[str, Any]:
+    images = {f"the number of {split} images": count for split, count in contents["images"].items()}
+    return images | {f"class {number}": name for number, name in enumerate(contents["classes"])}
 
 
 def flat_settings(config: TrainConfig) -> dict[str, Any]:

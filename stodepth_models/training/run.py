@@ -45,7 +45,7 @@ class Run:
         if config.resume:
             self.trainer.resume()
         if self.main:
-            folder.claim(config, accelerator.num_processes)
+            folder.claim(config, accelerator.num_processes, data)
             folder.keep_rows(self.trainer.progress.epoch)
         start_trackers(accelerator, flat_settings(config), folder.path)
 

@@ -67,6 +67,11 @@ class ModelConfig:
             within("model.stoch_depth_probability", self.stoch_depth_probability, 0.0, 1.0)
         within("model.final_stoch_depth_probability", self.final_stoch_depth_probability, 0.0, 1.0)
         at_least("model.ramp_epochs", self.ramp_epochs, 0)
+        if self.num_classes is not None:
+            at_least("model.num_classes", self.num_classes, 1)
+        for option, setting in {"num_classes": "model.num_classes", "pretrained": "model.weights"}.items():
+            if option in self.options:
+                raise ValueError(f"model.options.{option} is given as {setting}")
         if self.ramp_epochs and self.stoch_depth_probability is not None:
             raise ValueError("model.ramp_epochs and model.stoch_depth_probability are two schedules: give one of them")
         if self.masked and (self.mode, self.rescale) != ("row", "train"):
@@ -132,10 +137,14 @@ class DataConfig:
             if getattr(self, name) is not None:
                 at_least(f"data.{name}", getattr(self, name), 1)
         at_least("data.workers", self.workers, 0)
+        within("data.split_seed", self.split_seed, 0, 2**31 - 1)
         if self.padding is not None:
             at_least("data.padding", self.padding, 0)
         if (self.mean is None) != (self.std is None):
             raise ValueError("data.mean and data.std go together: give both or none")
+        for mean, std in zip(self.mean or (), self.std or (), strict=True):
+            within("data.mean", mean, 0.0, 1.0)
+            positive("data.std", std)
 
 
 @dataclass(frozen=True)

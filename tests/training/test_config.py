@@ -1,7 +1,10 @@
 """Settings come from the command line and YAML, and wrong ones end in one line and code 2."""
 
+import os
+import re
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -43,6 +46,15 @@ def test_flags_files_and_their_order(tmp_path):
         ("--model.ramp_epochs 2 --model.stoch_depth_probability 1.0", "two schedules"),
         ("--optim.nesterov true --optim.dampening 0.5", "optim.dampening=0"),
         ("--data.mean [0.5,0.5,0.5]", "data.mean and data.std go together"),
+        ("--data.mean [0.5,0.5,128] --data.std [1,1,1]", "data.mean must be in [0, 1], got 128"),
+        ("--data.mean [0.5,0.5,0.5] --data.std [1,0,1]", "data.std must be above 0, got 0"),
+        ("--data.split_seed -1", "data.split_seed must be in [0, 2147483647], got -1"),
+        ("--seed -1", "seed must be in [0, 2147483647], got -1"),
+        ("--seed 2147483648", "seed must be in [0, 2147483647], got 2147483648"),
+        ("--model.num_classes 0", "model.num_classes must be at least 1, got 0"),
+        ("--model.num_classes -3", "model.num_classes must be at least 1, got -3"),
+        ("--model.options.num_classes 3", "model.options.num_classes is given as model.num_classes"),
+        ("--model.options.pretrained true", "model.options.pretrained is given as model.weights"),
         ("--config missing.yaml", "missing.yaml"),
     ],
 )
@@ -60,6 +72,51 @@ def test_an_unknown_key_in_a_file_is_refused(tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         parse(TrainConfig, ["--config", str(tmp_path / "a.yaml")])
     assert "learning_rate" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ("optim: 3", "a.yaml: optim must hold settings, one 'name: value' a line, got 3"),
+        ("data:", "a.yaml: data must hold settings, one 'name: value' a line, got None"),
+        ("", "a.yaml must hold settings, one 'name: value' a line, got None"),
+        ("- 1", "a.yaml must hold settings, one 'name: value' a line, got [1]"),
+        ("a: [", "a.yaml is no YAML"),
+        ("\udcff", "a.yaml is no YAML"),
+    ],
+)
+@pytest.mark.parametrize("joined", [True, False])
+def test_a_file_that_holds_no_settings_is_named(tmp_path, capsys, content, named, joined):
+    path = tmp_path / "a.yaml"
+    path.write_text(content, encoding="utf-8", errors="surrogateescape")
+    with pytest.raises(SystemExit, match=str(EXIT_BAD_SETTINGS)):
+        parse(TrainConfig, [f"--config={path}"] if joined else ["--seed=1", "--config", str(path)])
+    line = capsys.readouterr().err
+    assert line.startswith("error: ")
+    assert named in line
+    assert line.count("\n") == 1
+
+
+def run_train(*arguments, before="pass"):
+    code = f"import sys, runpy; {before}; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+    command = [sys.executable, "-c", code, str(CONFIGS.parent / "scripts" / "train.py"), *arguments]
+    environment = os.environ | {"PYTHONPATH": str(CONFIGS.parent), "COLUMNS": "200"}
+    return subprocess.run(command, capture_output=True, text=True, env=environment)
+
+
+def test_help_describes_the_settings():
+    shown = run_train("--help").stdout
+    assert re.search(r"--epochs EPOCHS +passes over the training images", shown)
+    assert re.search(r"--optim\.lr LR +peak learning rate", shown)
+
+
+def test_without_the_extra_the_last_line_names_the_remedy():
+    done = run_train("--help", before="sys.modules['jsonargparse'] = None")
+    assert done.returncode != 0
+    assert done.stderr.strip().splitlines()[-1] == (
+        "ImportError: stodepth_models.training needs jsonargparse: pip install 'stodepth_models[train]', "
+        "or in a checkout pip install -e '.[train]'"
+    )
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
@@ -87,6 +144,17 @@ def test_differences_name_what_changes_the_computation():
     found = differences(saved, parse(TrainConfig, ["--optim.lr=0.2", "--output=b", "--seed=0"]))
     assert "optim.lr was 0.1, is 0.2" in found
     assert not any(phrase.startswith(("seed", "output", "model.prob_0_L")) for phrase in found)
+
+
+def test_no_argument_at_all_is_the_defaults():
+    assert parse(TrainConfig, []) == TrainConfig()
+
+
+def test_an_option_that_came_or_went_is_a_difference():
+    shortcut, plain = parse(TrainConfig, ["--model.options.shortcut=B"]), parse(TrainConfig, [])
+    assert differences(asdict(shortcut), plain) == ["model.options.shortcut was B, is not given"]
+    assert differences(asdict(plain), shortcut) == ["model.options.shortcut was not given, is B"]
+    assert differences(asdict(shortcut), shortcut) == []
 
 
 def test_the_core_imports_nothing_of_training():

@@ -1,15 +1,19 @@
 """Data sets: read from folders and archives, split, augmented, and refused where they are damaged."""
 
+import hashlib
+import struct
 import tarfile
 import zipfile
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
+from scipy.io import savemat
 
 from stodepth_models.training.config import DataConfig
 from stodepth_models.training.data import load_data
+from stodepth_models.training.folders import open_image
 from stodepth_models.training.loaders import EvaluationBatches, TrainBatches
 from stodepth_models.training.order import EpochOrder
 
@@ -95,6 +99,42 @@ def test_an_archive_that_is_cut_short_is_named(tmp_path):
         load_data(folder(tmp_path / "images.zip"))
 
 
+def test_a_plain_archive_has_to_end_with_its_end_marker(tmp_path):
+    archive = tmp_path / "images.tar"
+    with tarfile.open(archive, "w") as file:
+        file.add(make_folder(tmp_path / "set"), "set")
+    whole = archive.read_bytes()
+    with tarfile.open(archive) as file:
+        members = file.getmembers()
+        boundaries = [member.offset for member in members[-6:]] + [file.offset]
+    for cut in [size + past for size in boundaries for past in (0, 1, 200, 511)]:
+        archive.write_bytes(whole[:cut])
+        with pytest.raises(ValueError, match=r"images\.tar is damaged or cut short"):
+            load_data(folder(archive))
+    damaged = bytearray(whole)
+    damaged[boundaries[2] : boundaries[2] + 512] = b"x" * 512
+    archive.write_bytes(damaged)
+    with pytest.raises(ValueError, match=r"images\.tar is damaged or cut short"):
+        load_data(folder(archive))
+    archive.write_bytes(whole)
+    assert len(load_data(folder(archive)).test.labels) == 12
+
+
+def test_a_zip_that_cannot_be_unpacked_is_one_line(tmp_path):
+    archive = tmp_path / "images.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("train/cat/0.png", b"x")
+    whole = archive.read_bytes()
+    central = whole.index(b"PK\1\2")
+    for flag, reason in ((0x01, "encrypted"), (0x20, "patched data")):
+        changed = bytearray(whole)
+        changed[6] |= flag
+        changed[central + 8] |= flag
+        archive.write_bytes(changed)
+        with pytest.raises(ValueError, match=rf"^[^\n]*images\.zip cannot be unpacked \([^\n]*{reason}[^\n]*$"):
+            load_data(folder(archive))
+
+
 def test_an_archive_that_leads_outside_is_refused(tmp_path):
     (tmp_path / "x").write_text("x")
     with tarfile.open(tmp_path / "a.tar", "w") as file:
@@ -119,6 +159,42 @@ def test_an_unreadable_image_is_named_and_stops_or_is_skipped(tmp_path):
     with pytest.warns(UserWarning, match="skipped"):
         large = load_data(folder(root, unreadable="skip", image_size=80))
     assert len(large.train.labels) + len(large.valid.labels) == 11
+
+
+def test_sixteen_bits_of_grey_are_scaled_and_other_ranges_refused(tmp_path):
+    root = make_folder(tmp_path / "set")
+    ramp = (np.arange(64) * 1040).reshape(8, 8)
+    for name, dtype in (("0.png", "<u2"), ("1.tif", ">u2")):
+        Image.fromarray(ramp.astype(dtype)).save(root / "test" / "cat" / name)
+        read = np.asarray(open_image(root / "test" / "cat" / name))
+        assert (read == (ramp // 256)[..., None]).all()
+    for name, dtype, mode in (("2.tif", np.int32, "I"), ("3.tif", np.float32, "F")):
+        Image.fromarray(ramp.astype(dtype)).save(root / "test" / "cat" / name)
+        with pytest.raises(ValueError, match=rf"cat/{name} cannot .*mode {mode} .*: remove it or use data\.unreadable"):
+            open_image(root / "test" / "cat" / name)
+
+
+@pytest.mark.parametrize("error", [TypeError("a\nb"), struct.error("short"), KeyError(), RecursionError()])
+def test_whatever_a_decoder_raises_becomes_one_line(tmp_path, monkeypatch, error):
+    def fail(image):
+        raise error
+
+    make_folder(tmp_path / "set")
+    monkeypatch.setattr("PIL.ImageOps.exif_transpose", fail)
+    with pytest.raises(ValueError, match=r"^[^\n]*0\.png cannot be read as an image \(\w+\): remove it[^\n]*$"):
+        open_image(tmp_path / "set" / "train" / "cat" / "0.png")
+
+
+@pytest.mark.parametrize("side", [8, 80])
+def test_skipping_may_not_empty_a_class(tmp_path, side):
+    root = make_folder(tmp_path / "set", count=2)
+    for number in range(2):
+        (root / "test" / "dog" / f"{number}.png").write_bytes(b"no picture")
+    with (
+        pytest.warns(UserWarning, match="skipped"),
+        pytest.raises(ValueError, match="test/dog holds no image that can be read: remove the class or fill"),
+    ):
+        load_data(folder(root, unreadable="skip", image_size=side))
 
 
 def test_a_damaged_large_image_is_named_by_whichever_process_meets_it(tmp_path):
@@ -170,12 +246,56 @@ def test_cifar_is_split_as_in_the_paper(tmp_path, monkeypatch):
     assert (len(data.train.labels), len(data.valid.labels), len(data.test.labels)) == (45_000, 5_000, 10_000)
 
 
+def test_svhn_is_read_from_its_files_and_trained_on_both_parts(tmp_path, monkeypatch):
+    rng, split_list = np.random.default_rng(0), {}
+    pictures = {"train": 12, "test": 5, "extra": 20}
+    for split, count in pictures.items():
+        path = tmp_path / f"{split}_32x32.mat"
+        images = rng.integers(0, 256, (32, 32, 3, count), dtype=np.uint8)
+        labels = (np.arange(count) % 10 + 1).astype(np.uint8)[:, None]  # 10 stands for 0
+        savemat(path, {"X": images, "y": labels})
+        split_list[split] = ["", path.name, hashlib.md5(path.read_bytes()).hexdigest()]
+        pictures[split] = images.transpose(3, 0, 1, 2)
+    monkeypatch.setattr("torchvision.datasets.SVHN.split_list", split_list)
+    data = load_data(DataConfig(name="svhn", root=tmp_path, valid_size=6, download=False))
+    assert (len(data.train.labels), len(data.valid.labels), len(data.test.labels)) == (26, 6, 5)
+    assert data.classes == tuple("0123456789")
+    assert (data.image_size, data.padding, data.flip) == (32, 0, False)
+    assert data.test.labels.tolist() == [1, 2, 3, 4, 5]
+    assert (data.test.images.numpy() == pictures["test"]).all()
+    read = {image.numpy().tobytes() for split in (data.train, data.valid) for image in split.images}
+    assert read == {image.tobytes() for part in ("train", "extra") for image in pictures[part]}
+    (tmp_path / "extra_32x32.mat").unlink()
+    with pytest.raises(ValueError, match=r"svhn cannot be read from data\.root="):
+        load_data(DataConfig(name="svhn", root=tmp_path, download=False))
+
+
+def test_cinic10_is_a_folder_of_32_pixels_with_a_validation_split(tmp_path):
+    root = make_folder(tmp_path / "cinic", splits=("train", "valid", "test"), side=40)
+    data = load_data(DataConfig(name="cinic10", root=root))
+    assert (data.image_size, data.padding, data.flip) == (32, 4, True)
+    assert data.train.images.shape == data.valid.images.shape == (12, 32, 32, 3)
+    assert load_data(folder(root)).image_size == 40
+
+
 def test_digits_and_fake_come_with_the_package():
     digits = load_data(DataConfig(name="digits"))
     assert (len(digits.classes), digits.image_size, digits.flip) == (10, 8, False)
     assert len(digits.train.labels) + len(digits.valid.labels) + len(digits.test.labels) == 1797
     fake = load_data(DataConfig(name="fake", fake_images=30, fake_classes=3, image_size=16))
     assert fake.train.images.shape == (30, 16, 16, 3)
+
+
+@pytest.mark.parametrize("side", [5, 20])
+def test_images_of_arrays_are_resized_as_those_of_folders(side):
+    native, data = load_data(DataConfig(name="digits")), load_data(DataConfig(name="digits", image_size=side))
+    assert data.image_size == side
+    assert data.train.images.shape[1:] == data.valid.images.shape[1:] == data.test.images.shape[1:] == (side, side, 3)
+    assert torch.equal(data.test.labels, native.test.labels)
+    for index in (0, 7, 100):
+        image = Image.fromarray(native.test.images[index].numpy())
+        expected = np.asarray(ImageOps.fit(image, (side, side), Image.Resampling.BILINEAR)).astype(int)
+        assert abs(data.test.images[index].numpy() - expected).max() <= 1
 
 
 def test_crops_and_flips_are_those_of_a_plain_loop():

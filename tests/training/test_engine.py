@@ -7,17 +7,20 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.flop_counter import FlopCounterMode
 
-from stodepth_models.training import engine, models, run, trainer, watch
+from stodepth_models.training import engine, models, outputs, run, trainer, watch
 from stodepth_models.training.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
+from stodepth_models.training.data import load_data
 from stodepth_models.training.engine import EXIT_RESUME_ME, train
 from stodepth_models.training.outcome import Diverged, SettingsError
 
@@ -77,6 +80,9 @@ def test_a_run_leaves_its_settings_metrics_weights_and_result(undisturbed):
     assert result["best_epoch"] in (1, 2)
     assert 0.5 < result["expected_flops_share"] < 1.0
     assert saved["settings"]["optim"]["lr"] == 0.05
+    assert saved["data"] == {
+        "classes": ["class0", "class1", "class2", "class3"], "images": {"train": 80, "valid": 16, "test": 16}
+    }  # fmt: skip
     assert len(list((undisturbed / "checkpoints").glob("*.pt"))) == 2
 
 
@@ -247,6 +253,70 @@ def test_resume_with_other_settings_is_refused_and_names_them(undisturbed):
         train(settings(undisturbed, resume=True, optim=OptimConfig(lr=0.1), seed=3))
     with pytest.raises(SettingsError, match="add --resume"):
         train(settings(undisturbed))
+
+
+def test_resume_on_other_images_is_refused_and_names_them(tmp_path, monkeypatch):
+    def pictures(name, classes=("cat", "dog"), count=20):
+        for number in range(len(classes) * count):
+            path = tmp_path / name / "train" / classes[number % len(classes)] / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 8), (number, 0, 0)).save(path)
+        return DataConfig(name="folder", root=tmp_path / name)
+
+    config = settings(tmp_path / "run", data=pictures("set"), epochs=1)
+    monkeypatch.setattr(engine, "StopRequest", lambda: Stop(1))
+    assert train(config) == EXIT_RESUME_ME
+    monkeypatch.setattr(engine, "StopRequest", lambda: Stop(10**9))
+    config = dataclasses.replace(config, resume=True)
+    with pytest.raises(SettingsError, match=r"run on other images: class 1 was dog, is eel$"):
+        train(dataclasses.replace(config, data=pictures("names", ("cat", "eel"))))
+    with pytest.raises(SettingsError, match=r"train images was 36, is 54; .*; class 2 was not given, is fox$"):
+        train(dataclasses.replace(config, data=pictures("more", ("cat", "dog", "fox"))))
+    with pytest.raises(SettingsError, match=r"other images: the number of train images was 36, is 45; .*valid images"):
+        train(dataclasses.replace(config, data=pictures("larger", count=25)))
+    assert train(dataclasses.replace(config, data=pictures("moved"))) == 0
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "3", "{}"])
+def test_settings_that_cannot_be_read_are_named(tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(SettingsError, match=r"^resume: [^\n]*config\.json cannot be read [^\n]*$"):
+        train(settings(tmp_path, resume=True))
+
+
+def test_what_a_killed_process_had_begun_to_write_is_removed(tmp_path, monkeypatch):
+    unique = uuid.uuid4().hex
+    begun = [f".{unique}", f".metrics.jsonl.{unique}", f"best.safetensors.{unique}.partial",
+             f"checkpoints/.step_000000005.pt.{unique}"]  # fmt: skip
+    kept = ["notes.txt", ".hidden", "checkpoints/step_000000001.pt", "checkpoints/.notes"]
+    (tmp_path / "checkpoints").mkdir()
+    torch.save({}, tmp_path / "checkpoints" / "step_000000001.pt")
+    for name in (*begun, "notes.txt", ".hidden", "checkpoints/.notes"):
+        (tmp_path / name).touch()
+    data = load_data(settings(tmp_path).data)
+    outputs.RunFolder(tmp_path).claim(settings(tmp_path), 1, data)
+    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {*kept, "config.json"}
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"shortcutt": "B"}, "unexpected keyword argument 'shortcutt'"),
+        ({"shortcut": "Q"}, "shortcut must be one of 'A', 'B', got 'Q'"),
+        ({"norm_layer": "x"}, "not callable"),
+        ({"prob_0_L": 1}, "multiple values"),
+    ],
+)
+def test_an_option_that_the_builder_refuses_is_named_before_data_is_read(tmp_path, monkeypatch, options, reason):
+    monkeypatch.setattr(engine, "load_data", lambda config: pytest.fail("the data was read"))
+    with pytest.raises(SettingsError, match=rf"^model\.options: [^\n]*{reason}[^\n]*$"):
+        train(settings(tmp_path, model=ModelConfig(options=options)))
+
+
+def test_fewer_outputs_than_classes_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"model\.num_classes must be at least 4, the classes of the data, got 3"):
+        train(settings(tmp_path, model=ModelConfig(num_classes=3)))
 
 
 def test_an_output_that_cannot_be_written_is_refused(tmp_path):

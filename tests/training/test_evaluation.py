@@ -1,5 +1,6 @@
 """Figures of an evaluation, against scikit-learn and counting by hand."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -9,6 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
+from PIL import Image
+from safetensors.torch import load_file
 from sklearn.metrics import log_loss, top_k_accuracy_score
 from torch import nn
 
@@ -66,6 +69,63 @@ def test_the_weights_of_a_run_score_as_at_its_end(tmp_path):
     assert json.loads(out.stdout)["top1"] == pytest.approx(result["test_last"]["top1"])
 
 
+def make_pets(root, split, names):
+    """Plain pictures, each class of a brightness of its own: dark cats, grey dogs, bright eels."""
+    brightness = {"cat": 20, "dog": 120, "eel": 220, "fox": 250, "a": 20, "b": 120, "c": 220}
+    for name in names:
+        (root / split / name).mkdir(parents=True)
+        for number in range(20):
+            Image.new("RGB", (8, 8), (brightness[name] + number,) * 3).save(root / split / name / f"{number}.png")
+    return DataConfig(name="folder", root=root, padding=0)
+
+
+@pytest.fixture(scope="module")
+def pets(tmp_path_factory):
+    """Weights that tell cats, dogs and eels apart."""
+    folder = tmp_path_factory.mktemp("pets")
+    data = make_pets(folder / "set", "train", ("cat", "dog", "eel"))
+    model, optim = ModelConfig(prob_0_L=(1.0, 1.0)), OptimConfig(lr=0.05)
+    train(TrainConfig(model=model, data=data, optim=optim, epochs=6, batch_size=10, output=folder / "run", trackers=(),
+                      progress=False, stop_at_chance=0))  # fmt: skip
+    return str(folder / "run" / "last.safetensors")
+
+
+@pytest.mark.parametrize("names", [("dog", "eel"), ("cat", "eel"), ("cat", "dog", "eel"), ("a", "b", "c")])
+def test_names_tell_which_output_stands_for_a_class(pets, tmp_path, names):
+    data = make_pets(tmp_path, "test", names)
+    figures = evaluate_weights(EvaluateConfig(model=ModelConfig(weights=pets), data=data, cpu=True))
+    assert figures["top1"] > 0.9
+
+
+@pytest.mark.parametrize(
+    ("names", "refusal"),
+    [
+        (("dog", "fox"), r"last\.safetensors does not know 1 of the 2 classes of data\.name=folder: fox$"),
+        (("cat", "dog", "eel", "fox"), "does not know 1 of the 4 classes of .*: fox$"),
+        (("a", "b"), r"last\.safetensors knows 3 classes, data\.name=folder has 2 by other names$"),
+    ],
+)
+def test_classes_that_the_weights_do_not_know_are_named(pets, tmp_path, names, refusal):
+    data = make_pets(tmp_path, "test", names)
+    with pytest.raises(ValueError, match=refusal):
+        evaluate_weights(EvaluateConfig(model=ModelConfig(weights=pets), data=data, cpu=True))
+
+
+def test_weights_without_names_go_by_the_order_of_the_classes(pets, tmp_path):
+    """A tensor alone carries no names: more outputs than classes are accepted, fewer are not."""
+    torch.save(load_file(pets), tmp_path / "plain.pth")
+    model = ModelConfig(weights=str(tmp_path / "plain.pth"))
+    statistics = {"mean": (0.5,) * 3, "std": (0.3,) * 3}
+    data = dataclasses.replace(make_pets(tmp_path / "two", "test", ("a", "b")), **statistics)
+    assert evaluate_weights(EvaluateConfig(model=model, data=data, cpu=True))["count"] == 40
+    data = dataclasses.replace(make_pets(tmp_path / "four", "test", ("cat", "dog", "eel", "fox")), **statistics)
+    with pytest.raises(ValueError, match=r"knows 3 classes, data\.name=folder has 4$"):
+        evaluate_weights(EvaluateConfig(model=model, data=data, cpu=True))
+
+
 def test_weights_that_cannot_be_evaluated_are_refused(tmp_path):
     with pytest.raises(SettingsError, match=r"model\.weights must name the weights"):
         evaluate_weights(EvaluateConfig(data=DataConfig(name="fake")))
+    model = ModelConfig(weights=str(tmp_path / "none.pth"), options={"shortcutt": "B"})
+    with pytest.raises(SettingsError, match=r"^model\.options: .*unexpected keyword argument 'shortcutt'"):
+        evaluate_weights(EvaluateConfig(model=model, data=DataConfig(name="folder", root=tmp_path / "none")))
