@@ -123,6 +123,17 @@ def test_predict_prints_a_table(predict, photos):
     assert all(" %  kind " in line for line in lines[1:6])
 
 
+def test_predict_turns_a_photograph_upright(predict, photos):
+    picture = Image.linear_gradient("L").convert("RGB")
+    picture.save(photos / "upright.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise by a quarter
+    picture.rotate(90).save(photos / "turned.png", exif=exif)
+    _, out, _ = predict(photos / "upright.png", photos / "turned.png", "--json")
+    upright, turned = (json.loads(line)["probabilities"] for line in out.splitlines())
+    assert turned == pytest.approx(upright, rel=1e-5)
+
+
 def test_predict_as_json_agrees_with_the_model(predict, photos):
     status, out, _ = predict(photos / "photos", "--json", "--top", 2)
     results = [json.loads(line) for line in out.splitlines()]
