@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -69,3 +70,20 @@ def test_a_lost_process_ends_the_job_within_a_minute(tmp_path):
     done = launch("die", tmp_path)
     assert done.returncode != 0
     assert time.monotonic() - start < 60
+
+
+def test_accelerate_launches_the_script_too(tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [
+        sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--num_machines=1",
+        "--mixed_precision=no", "--dynamo_backend=no", f"--main_process_port={port}",
+        str(HERE.parents[1] / "scripts" / "train.py"), "--cpu=true", "--data.name=fake", "--data.image_size=8",
+        "--data.fake_images=80", "--data.fake_classes=4", "--epochs=1", "--batch_size=16", "--trackers=[]",
+        "--progress=false", "--stop_at_chance=0", f"--output={tmp_path}",
+    ]  # fmt: skip
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parents[1])}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads((tmp_path / "result.json").read_text())["processes"] == 2
