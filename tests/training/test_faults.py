@@ -15,7 +15,6 @@ from accelerate.utils import DistributedType
 from stodepth_models.training import checkpoint, machine
 from stodepth_models.training.cli import run_script
 from stodepth_models.training.outcome import Diverged, SettingsError
-from stodepth_models.training.signals import StopRequest
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -90,16 +89,6 @@ def test_the_last_two_checkpoints_are_kept_and_all_damaged_is_an_error(tmp_path)
         checkpoint.load_last(tmp_path, said.append)
     assert len(said) == 2
     assert checkpoint.load_last(tmp_path / "none", print) is None
-
-
-def test_signals_are_noted_once_and_their_handlers_restored():
-    before = signal.getsignal(signal.SIGTERM)
-    with StopRequest() as stop:
-        assert stop.name == ""
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert stop.name == "SIGTERM"
-        assert signal.getsignal(signal.SIGTERM) is before
-    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_float16_on_a_cpu_is_refused():

@@ -9,10 +9,13 @@ from stodepth_models.training.signals import StopRequest
 
 
 def test_signals_that_come_together_are_one_and_a_later_one_kills(monkeypatch):
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     with StopRequest() as stop:
+        assert stop.name == ""
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGTERM)
     assert stop.name == "SIGINT"
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
     monkeypatch.setattr(signals, "TOGETHER", -1.0)
     with StopRequest():
         signal.raise_signal(signal.SIGTERM)

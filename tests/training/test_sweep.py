@@ -15,6 +15,7 @@ import pytest
 
 from stodepth_models.training.cli import parse
 from stodepth_models.training.config import TrainConfig
+from stodepth_models.training.data import load_data
 from stodepth_models.training.outcome import SettingsError
 from stodepth_models.training.outputs import RunFolder
 from stodepth_models.training.slurm import slurm_script
@@ -72,7 +73,8 @@ def command(monkeypatch, *arguments):
 def begin(run):
     """Leave in its folder what a run leaves there before its first step."""
     run.folder.mkdir(parents=True)
-    RunFolder(run.folder).claim(parse(TrainConfig, run.arguments), 1)
+    config = parse(TrainConfig, run.arguments)
+    RunFolder(run.folder).claim(config, 1, load_data(config.data))
 
 
 @pytest.mark.parametrize("finished", [False, True])

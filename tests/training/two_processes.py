@@ -99,3 +99,5 @@ def die(folder):
 
 if __name__ == "__main__":
     {"main": main, "die": die}[sys.argv[1]](Path(sys.argv[2]))
+    dist.barrier()
+    dist.destroy_process_group()  # else its threads may outlive the interpreter, and abort it
