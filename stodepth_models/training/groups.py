@@ -98,7 +98,8 @@ def _name(groups: list[Group]) -> None:
         keys = [key for key in _differing(others) if key not in (*_STOCHASTIC, "model.name")]
         namesakes = [other for other in others if _plain_label(other) == _plain_label(group)]
         keys += [key for key in _differing(namesakes) if key not in keys]
-        tags = [f"{key.rpartition('.')[2]}={group.settings.get(key)}" for key in keys]
+        values = {key.rpartition(".")[2]: group.settings.get(key) for key in keys}
+        tags = [f"{key}={value}" for key, value in values.items() if value is not None]
         suffix = f" [{', '.join(tags)}]" if tags else ""
         group.label, group.family = _plain_label(group) + suffix, _model(group) + _mode(group) + suffix
 

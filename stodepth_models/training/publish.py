@@ -15,6 +15,7 @@ from .checks import SUFFIX
 from .config import DataConfig, EvaluateConfig, ModelConfig
 from .evaluation import evaluate_weights
 from .outputs import RunFolder
+from .results import flops_share
 
 __all__ = ["Origin", "model_table", "publish", "training_table"]
 
@@ -39,6 +40,8 @@ class Origin:
 def publish(run: Path, folder: Path, name: str, default: bool, root: Path, origin: Origin) -> dict[str, Any]:
     """Copy the weights of a run's best epoch into ``folder`` and enter them into its ``index.json``.
 
+    A run that began with the weights of another run's folder is its next cycle: epochs, time and FLOPs are of both.
+
     Args:
         run: folder of a finished run.
         folder: of the published weights.
@@ -60,6 +63,7 @@ def publish(run: Path, folder: Path, name: str, default: bool, root: Path, origi
     result = json.loads(record.result.read_text(encoding="utf-8"))
     if result["test_error_best"] is None:
         raise ValueError(f"{run} held no test images")
+    cycles = _cycles(record)
     saved = read_file(record.best, str(record.best)).config
     assert saved is not None  # the run wrote it
     builder = settings["model"]["name"]
@@ -68,8 +72,8 @@ def publish(run: Path, folder: Path, name: str, default: bool, root: Path, origi
         **_file(record.best, builder.removesuffix(SUFFIX), settings),
         **_images(saved["training"], settings),
         **_figures(record.best, saved, settings, root),
-        "recipe": origin.recipe, "license": "BSD-3-Clause", "docs": _docs(settings, origin),
-        "training": _training(settings, result, record.rows(), origin),
+        "recipe": origin.recipe, "license": "BSD-3-Clause", "docs": _docs(settings, cycles, origin),
+        "training": _training(settings, result, cycles, record.rows(), origin),
     }  # fmt: skip
     shutil.copyfile(record.best, folder / entry["file"])
     _enter(folder, entry, saved["categories"])
@@ -94,13 +98,13 @@ def model_table(entries: Sequence[dict[str, Any]]) -> str:
 
 def training_table(entries: Sequence[dict[str, Any]]) -> str:
     """Return a Markdown table of how the models were trained whose files ship."""
-    heads = ("file", "p_L", "seed", "epochs", "best epoch", "validation top-1 %, best / last",
+    heads = ("file", "p_L", "seed", "epochs of each cycle", "best epoch of the last", "validation top-1 %, best / last",
              "test top-1 %, best / last", "processor min", "FLOPs", "commit")  # fmt: skip
     rows: list[tuple[str, ...]] = [heads, ("---", *["---:"] * 8, "---")]
     for entry in _shipped(entries):
         done = entry["training"]
         rows.append((
-            f"`{entry['file']}`", f"{done['prob_0_L'][1]:g}", str(done["seed"]), str(done["epochs"]),
+            f"`{entry['file']}`", f"{done['prob_0_L'][1]:g}", str(done["seed"]), _sum(done["epochs"]),
             str(done["best_epoch"]), f"{done['valid_best']:.2f} / {done['valid_last']:.2f}",
             f"{done['test_best']:.2f} / {done['test_last']:.2f}", f"{done['processor_seconds'] / 60:.0f}",
             f"{done['flops_share']:.1%}", done["commit"],
@@ -138,10 +142,25 @@ def _figures(path: Path, saved: Mapping[str, Any], settings: dict[str, Any], roo
     }  # fmt: skip
 
 
-def _docs(settings: dict[str, Any], origin: Origin) -> str:
+def _cycles(record: RunFolder) -> list[dict[str, Any]]:
+    """Epochs, processor time and FLOPs of the run and of those whose weights it went on with, the first one first."""
+    settings = json.loads(record.config.read_text(encoding="utf-8"))["settings"]
+    result = json.loads(record.result.read_text(encoding="utf-8"))
+    cycle = {"epochs": settings["epochs"], "seconds": result["processor_seconds"], "share": flops_share(result)}
+    start = settings["model"]["weights"]
+    before = RunFolder(Path(start).parent) if start else None
+    return [*(_cycles(before) if before is not None and before.result.exists() else []), cycle]
+
+
+def _sum(epochs: Sequence[int]) -> str:
+    return " + ".join(map(str, epochs))
+
+
+def _docs(settings: dict[str, Any], cycles: Sequence[dict[str, Any]], origin: Origin) -> str:
     last = settings["model"]["prob_0_L"][1]
     how = "at constant depth" if _is_constant(settings) else f"with stochastic depth, p_L = {last:g}"
-    return f"Trained {how}, for {settings['epochs']} epochs on {settings['data']['label']}: {origin.images}"
+    epochs = _sum([cycle["epochs"] for cycle in cycles])
+    return f"Trained {how}, for {epochs} epochs on {settings['data']['label']}: {origin.images}"
 
 
 def _is_constant(settings: dict[str, Any]) -> bool:
@@ -149,17 +168,22 @@ def _is_constant(settings: dict[str, Any]) -> bool:
 
 
 def _training(
-    settings: dict[str, Any], result: dict[str, Any], rows: Sequence[dict[str, Any]], origin: Origin
+    settings: dict[str, Any],
+    result: dict[str, Any],
+    cycles: Sequence[dict[str, Any]],
+    rows: Sequence[dict[str, Any]],
+    origin: Origin,
 ) -> dict[str, Any]:
+    epochs = [cycle["epochs"] for cycle in cycles]
     return {
         "prob_0_L": settings["model"]["prob_0_L"],
         "seed": settings["seed"],
-        "epochs": settings["epochs"],
+        "epochs": epochs,
         "precision": settings["precision"],
         "commit": origin.commit,
         "machine": origin.machine,
-        "processor_seconds": round(result["processor_seconds"]),
-        "flops_share": round(result["expected_flops_share"], 4),
+        "processor_seconds": round(sum(cycle["seconds"] for cycle in cycles)),
+        "flops_share": round(sum(cycle["share"] * cycle["epochs"] for cycle in cycles) / sum(epochs), 4),
         "best_epoch": result["best_epoch"],
         "valid_best": round(100 - result["best_valid_error"], 2),
         "valid_last": round(100 * rows[-1]["valid"]["top1"], 2),

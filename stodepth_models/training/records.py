@@ -44,6 +44,9 @@ def _copy(run: RunFolder, copy: RunFolder, name: str) -> None:
     config = json.loads(run.config.read_text(encoding="utf-8"))
     settings = config["settings"]
     settings["output"] = name
+    weights = settings["model"]["weights"]
+    if weights and "://" not in weights:
+        settings["model"]["weights"] = Path(weights).name
     settings["data"] |= {"root": Path(settings["data"]["root"]).name, "cache": ""}
     copy.path.mkdir(parents=True, exist_ok=True)
     copy.config.write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")

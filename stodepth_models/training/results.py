@@ -8,7 +8,7 @@ from typing import Any
 from .comparison import same_computation
 from .outputs import RunFolder
 
-__all__ = ["Record", "read_runs"]
+__all__ = ["Record", "flops_share", "read_runs"]
 
 _NAMES = {
     "cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "svhn": "SVHN", "cinic10": "CINIC-10", "imagenet": "ImageNet",
@@ -59,7 +59,7 @@ class Record:
     @property
     def flops_share(self) -> float:
         """Share of the forward FLOPs that was executed; expected over the gates where the run did not count them."""
-        return self.result.get("executed_flops_share", self.result["expected_flops_share"])
+        return flops_share(self.result)
 
     @property
     def curve(self) -> list[float]:
@@ -71,6 +71,11 @@ class Record:
     def curve_split(self) -> str:
         """Images of the curve."""
         return "test" if all("test" in row for row in self.rows) else "validation"
+
+
+def flops_share(result: dict[str, Any]) -> float:
+    """Return the share that was counted, else the expected one, of a run's ``result.json``."""
+    return float(result.get("executed_flops_share", result["expected_flops_share"]))
 
 
 def read_runs(folder: Path, processor_time: bool = False) -> tuple[list[Record], list[Path]]:

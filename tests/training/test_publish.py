@@ -50,12 +50,32 @@ def test_the_entry_tells_what_the_file_is_and_how_it_was_trained(run, folder):
     assert entry["acc@1"] == entry["training"]["test_best"] == pytest.approx(100 - result["test_error_best"], abs=0.006)
     assert entry["training"]["valid_best"] == round(100 - result["best_valid_error"], 2)
     assert entry["training"]["prob_0_L"] == [1.0, 0.7]
-    assert (entry["training"]["seed"], entry["training"]["epochs"]) == (3, 2)
+    assert (entry["training"]["seed"], entry["training"]["epochs"]) == (3, [2])
     assert (entry["recipe"], entry["training"]["commit"]) == ("configs/made_up.yaml", "0123abc")
     assert entry["docs"] == "Trained with stochastic depth, p_L = 0.7, for 2 epochs on Made-up: noise."
     index = json.loads((folder / "index.json").read_text())
     assert index["weights"][-1] == entry
     assert len(index["categories"]["Made-up"]) == 10
+
+
+def test_a_second_cycle_counts_the_first_one_too(run, folder, tmp_path):
+    model = ModelConfig(prob_0_L=(1.0, 0.7), weights=str(run / "last.safetensors"))
+    first = json.loads((run / "config.json").read_text())["settings"]
+    config = TrainConfig(
+        model=model, data=DataConfig(**{**first["data"], "root": run, "cache": run}), epochs=1, batch_size=16,
+        output=tmp_path / "second", seed=3, trackers=(), progress=False, stop_at_chance=0,
+    )  # fmt: skip
+    assert train(config) == 0
+    entry = publish(tmp_path / "second", folder, "MADE_UP_V1", True, folder, ORIGIN)
+    assert entry["training"]["epochs"] == [2, 1]
+    assert entry["docs"] == "Trained with stochastic depth, p_L = 0.7, for 2 + 1 epochs on Made-up: noise."
+    results = [json.loads((path / "result.json").read_text()) for path in (run, tmp_path / "second")]
+    assert entry["training"]["processor_seconds"] == round(sum(result["processor_seconds"] for result in results))
+    shares = [result["executed_flops_share"] for result in results]
+    assert entry["training"]["flops_share"] == pytest.approx((2 * shares[0] + shares[1]) / 3, abs=1e-4)
+    collect(tmp_path / "second", tmp_path / "small")
+    kept = json.loads((tmp_path / "small" / "second" / "config.json").read_text())
+    assert kept["settings"]["model"]["weights"] == "last.safetensors"
 
 
 def test_publishing_again_replaces_the_entry(run, folder):
@@ -87,6 +107,8 @@ def test_tables_hold_shipped_models_alone_smallest_first(run, folder):
     assert lines[3].endswith("`sdm.cifar_resnet20_stodepth_lineardecay(pretrained=True)` |")
     cells = training_table([entry]).splitlines()[2].split(" | ")
     assert cells[1:4] == ["0.7", "3", "2"]
+    twice = {**entry, "training": entry["training"] | {"epochs": [2, 1]}}
+    assert training_table([twice]).splitlines()[2].split(" | ")[3] == "2 + 1"
 
 
 def test_an_unfinished_run_is_refused(tmp_path, folder):
