@@ -16,6 +16,7 @@ __all__ = ["EXIT_BAD_SETTINGS", "EXIT_FAILED", "parse", "run_script"]
 
 EXIT_FAILED = 1
 EXIT_BAD_SETTINGS = 2  # nothing has been done: a setting is wrong
+EXIT_INTERRUPTED = 130  # what shells return after Ctrl-C
 
 Config = TypeVar("Config")
 
@@ -51,6 +52,8 @@ def run_script(main: Callable[[], int | None]) -> None:
         code = main() or 0
     except (ValueError, OSError, Diverged) as error:
         _leave(str(error), EXIT_BAD_SETTINGS if isinstance(error, SettingsError) else EXIT_FAILED)
+    except KeyboardInterrupt:
+        _leave("interrupted", EXIT_INTERRUPTED)
     sys.exit(code)
 
 

@@ -5,10 +5,11 @@ from collections.abc import Iterable
 
 import torch
 from torch import nn
-from torchvision.models import get_model
+from torchvision.models import get_model, get_model_weights
 
 from ..stochastic_gate import StochasticGate
 from ..survival import count_flops, linear_decay, survival_probs
+from ..weights import builder_source
 from .config import ModelConfig
 from .masking import mask_branches
 from .outcome import SettingsError
@@ -45,8 +46,12 @@ def check_model(config: ModelConfig) -> None:
     """Build the model without memory for its weights, so that a wrong option is found before any data is read.
 
     Raises:
-        SettingsError: the builder refuses the settings.
+        SettingsError: the builder refuses the settings, or ``config.weights`` is no name, file or URL of weights.
     """
+    try:
+        builder_source(config.name, get_model_weights(config.name), False, config.weights)
+    except (ValueError, TypeError, OSError) as error:
+        raise SettingsError(f"model.weights: {error}") from None
     try:
         with torch.device("meta"):
             build_model(dataclasses.replace(config, weights=None), None)

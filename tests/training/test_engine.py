@@ -314,6 +314,20 @@ def test_an_option_that_the_builder_refuses_is_named_before_data_is_read(tmp_pat
         train(settings(tmp_path, model=ModelConfig(options=options)))
 
 
+@pytest.mark.parametrize(
+    ("weights", "reason"),
+    [
+        ("/no/such.pt", "there is no file /no/such.pt"),
+        ("CIFAR10_JPEG_V9", "no weights 'CIFAR10_JPEG_V9' for cifar_resnet20"),
+        ("CifarResNet32_Weights.CIFAR10_IDELBAYEV", "must come from CifarResNet20_Weights"),
+    ],
+)
+def test_weights_that_do_not_exist_are_named_before_data_is_read(tmp_path, monkeypatch, weights, reason):
+    monkeypatch.setattr(engine, "load_data", lambda config: pytest.fail("the data was read"))
+    with pytest.raises(SettingsError, match=rf"^model\.weights: [^\n]*{reason}[^\n]*$"):
+        train(settings(tmp_path, model=ModelConfig(weights=weights)))
+
+
 def test_fewer_outputs_than_classes_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"model\.num_classes must be at least 4, the classes of the data, got 3"):
         train(settings(tmp_path, model=ModelConfig(num_classes=3)))

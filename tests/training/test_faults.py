@@ -50,7 +50,13 @@ def test_a_wrong_output_is_one_line_and_code_2(tmp_path):
 
 @pytest.mark.parametrize(
     ("error", "code"),
-    [(SettingsError("a"), 2), (ValueError("a"), 1), (OSError("a"), 1), (Diverged("a", None), 1)],
+    [
+        (SettingsError("a"), 2),
+        (ValueError("a"), 1),
+        (OSError("a"), 1),
+        (Diverged("a", None), 1),
+        (KeyboardInterrupt(), 130),
+    ],
 )
 def test_errors_that_a_user_can_mend_are_one_line(error, code, capsys):
     def main():
@@ -59,7 +65,7 @@ def test_errors_that_a_user_can_mend_are_one_line(error, code, capsys):
     with pytest.raises(SystemExit) as left:
         run_script(main)
     assert left.value.code == code
-    assert capsys.readouterr().err.startswith("error: a")
+    assert capsys.readouterr().err.startswith("error: interrupted" if code == 130 else "error: a")
 
 
 def test_a_full_disk_leaves_the_checkpoint_before_intact(tmp_path):
