@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -57,7 +58,7 @@ def candidates(args: argparse.Namespace) -> dict[str, tuple[nn.Module, list[Gate
     constant = {name: (model, [[1.0] * len(survival)] * args.repeats) for name, model in baselines(args).items()}
     skipping = {name: (model, record_gates(model)) for name, model in stochastic.items()}
     masking = {name: (model, [survival] * args.repeats) for name, model in _masked(args, survival).items()}
-    return constant | skipping | masking
+    return constant | skipping | {"blocks taken out": _taken_out(args, survival)} | masking
 
 
 def gates_of(model: nn.Module) -> list[sdm.StochasticResidual]:
@@ -119,6 +120,30 @@ def unavoidable_share(args: argparse.Namespace) -> Callable[[Gates], float]:
         return 1 - sum(block if share == 0 else (1 - share) * branch for share, branch, block in parts) / full
 
     return limit
+
+
+def _taken_out(args: argparse.Namespace, survival: Gates) -> tuple[nn.Module, list[Gates]]:
+    """A network without gates, from which other blocks are missing in each pass: what no gate of a batch can beat."""
+    model = next(iter(baselines(args).values()))
+    blocks = [module for module in model.modules() if isinstance(module, (BasicBlock, Bottleneck))]
+    log: list[Gates] = []
+
+    def take_out(*_: Any) -> None:
+        log.append((torch.rand(len(survival)) < torch.tensor(survival)).float().tolist())
+        for block, survives in zip(blocks, log[-1], strict=True):
+            block.forward = partial(_whole if survives else _shortcut, block)  # type: ignore[method-assign]
+
+    model.register_forward_pre_hook(take_out)
+    return model, log
+
+
+def _whole(block: BasicBlock | Bottleneck, x: Tensor) -> Tensor:
+    return (BasicBlock if isinstance(block, BasicBlock) else Bottleneck).forward(block, x)  # type: ignore[arg-type]
+
+
+def _shortcut(block: BasicBlock | Bottleneck, x: Tensor) -> Tensor:
+    """A ReLU behind a ReLU would change nothing."""
+    return x if block.downsample is None else torch.relu(block.downsample(x))
 
 
 def _masked(args: argparse.Namespace, survival: Gates) -> dict[str, nn.Module]:

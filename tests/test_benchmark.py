@@ -106,6 +106,17 @@ def test_the_limits_are_those_of_the_gates():
     assert executed([1.0] * 9) == unavoidable([1.0] * 9) == 1.0
 
 
+def test_blocks_taken_out_leave_what_the_gates_that_drew_them_leave():
+    model, log = models.candidates(args())["blocks taken out"]
+    gated, x = models.ours(args(), 0.5), models.images(args())
+    for _ in range(4):
+        out = model(x)
+        sdm.set_survival_probs(gated, log[-1])
+        torch.testing.assert_close(out, gated(x), rtol=0, atol=0)
+    assert len(log) == 4
+    assert {gate for gates in log for gate in gates} == {0.0, 1.0}
+
+
 def test_masks_compute_every_branch_and_throw_it_away():
     seen = []
     for name, (model, _) in models.candidates(args("--p-last", "0")).items():
@@ -160,7 +171,7 @@ def test_a_small_run_from_end_to_end(tmp_path, capsys):
     table = {case: {row["candidate"]: row for row in rows} for case, rows in report["results"].items()}
     gated = [f"ours, {mode}" for mode in ("batch", "row", "subset")]
     masks = ["masked twin", "torchvision.ops, row", "torchvision.ops, batch", "timm drop_path"]
-    assert list(table["train"]) == list(table["memory"]) == ["ours, survival 1", *gated, *masks]
+    assert list(table["train"]) == list(table["memory"]) == ["ours, survival 1", *gated, "blocks taken out", *masks]
     assert list(table["eval"]) == ["ours, survival 1", "ours, scaled", "ours, fold_rescale"]
     for row in table["train"].values():
         assert row["ratio"] == sorted(row["ratio"])
@@ -171,7 +182,8 @@ def test_a_small_run_from_end_to_end(tmp_path, capsys):
     for name in masks:  # a mask is saved beside everything else
         assert memory[name]["ratio"] == pytest.approx([1.0, 1.0, 1.0], abs=1e-3)
     assert 0.5 < memory["ours, batch"]["limit"] < 1.0
-    assert memory["ours, batch"]["ratio_to_limit"] == pytest.approx([1.0, 1.0, 1.0], rel=1e-6)
+    for name in ("ours, batch", "blocks taken out"):
+        assert memory[name]["ratio_to_limit"] == pytest.approx([1.0, 1.0, 1.0], rel=1e-6)
     assert capsys.readouterr().out.count("| limit |") == 3
 
 
