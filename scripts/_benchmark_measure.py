@@ -35,7 +35,8 @@ def markdown(rows: Sequence[dict[str, Any]], unit: str, extra: Sequence[str] = (
     table = [["candidate", "ratio (quartiles)", "limit", "ratio / limit (quartiles)", unit, *extra]]
     table.append(["---"] * len(table[0]))
     for row in rows:
-        numbers = [_quartiles(row["ratio"]), f"{row['limit']:.3f}", _quartiles(row["ratio_to_limit"])]
+        limit = ["-", "-"] if row["limit"] is None else [f"{row['limit']:.3f}", _quartiles(row["ratio_to_limit"])]
+        numbers = [_quartiles(row["ratio"]), *limit]
         table.append([row["candidate"], *numbers, f"{row['median']:.1f}", *(str(row[key]) for key in extra)])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in table)
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 import stodepth_models as sdm
-from stodepth_models.gates import count_rows
+from stodepth_models.gates import count_rows, draw_batch
 from stodepth_models.layers import ALL
 
 try:
@@ -129,7 +129,7 @@ def _taken_out(args: argparse.Namespace, survival: Gates) -> tuple[nn.Module, li
     log: list[Gates] = []
 
     def take_out(*_: Any) -> None:
-        log.append((torch.rand(len(survival)) < torch.tensor(survival)).float().tolist())
+        log.append([float(p == 1 or draw_batch(p)) for p in survival])  # the gates of `ours, batch`
         for block, survives in zip(blocks, log[-1], strict=True):
             block.forward = partial(_whole if survives else _shortcut, block)  # type: ignore[method-assign]
 

@@ -17,7 +17,7 @@ from torchvision.models import get_model
 
 import stodepth_models as sdm
 from stodepth_models.checkpoints import Checkpoint, write_file
-from stodepth_models.hints import builder_names, guess_builder
+from stodepth_models.hints import full_name, guess_builder
 from stodepth_models.hub import rebuild
 from stodepth_models.recipe import Recorded, describe
 from stodepth_models.sources import read_checkpoint, resolve_source
@@ -30,7 +30,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", metavar="IN", help="path, URL, hf://org/repo[/file][@revision], or Enum.MEMBER")
     parser.add_argument("target", metavar="OUT", type=Path, help="folder, .safetensors, or .pth, .pt, .th")
-    parser.add_argument("--model", metavar="NAME", choices=builder_names(), help="builder; else told by the weights")
+    parser.add_argument("--model", metavar="NAME", help="builder, with or without its suffix; else told by the weights")
     return parser.parse_args()
 
 
@@ -68,8 +68,9 @@ def write(model: Recorded, target: Path) -> None:
 def main() -> int:
     arguments = parse_arguments()
     try:
+        builder = None if arguments.model is None else full_name(arguments.model)
         source = resolve_source(arguments.source, None, "this script")
-        model = build(read_checkpoint(source), arguments.model)
+        model = build(read_checkpoint(source), builder)
         write(model, arguments.target)
     except (OSError, ValueError, TypeError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torchvision.models import WeightsEnum, get_model, get_model_weights
 from torchvision.transforms._presets import ImageClassification
 
-from stodepth_models.hints import builder_names
+from stodepth_models.hints import full_name
 from stodepth_models.published import CifarResNet20_Weights
 from stodepth_models.sources import resolve_source, saved_preprocessing
 
@@ -31,7 +31,7 @@ IMAGES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".we
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", metavar="IMAGE", nargs="+", type=Path, help="image file, or folder of images")
-    parser.add_argument("--model", metavar="NAME", required=True, choices=builder_names(), help="name of a builder")
+    parser.add_argument("--model", metavar="NAME", required=True, help="builder, with or without its suffix")
     parser.add_argument("--weights", metavar="W", required=True, help="name, path, URL or hf:// address of weights")
     parser.add_argument("--batch-size", type=int, default=64, help="images a forward pass (default: %(default)s)")
     parser.add_argument("--top", type=int, default=5, help="classes an image (default: %(default)s)")
@@ -106,8 +106,9 @@ def main() -> int:
         if min(arguments.batch_size, arguments.top) < 1:
             raise ValueError("--batch-size and --top must be at least 1")
         paths = find_images(arguments.images)
-        model = get_model(arguments.model, weights=arguments.weights).eval()
-        transforms = preprocessing(arguments.model, arguments.weights)
+        name = full_name(arguments.model)
+        model = get_model(name, weights=arguments.weights).eval()
+        transforms = preprocessing(name, arguments.weights)
         for batch in batches(paths, arguments.batch_size):
             for result in predict(model, transforms, batch, arguments.top):
                 show(result, arguments.json)

@@ -23,8 +23,38 @@ Model = TypeVar("Model", bound=Recorded)
 Builder = TypeVar("Builder", bound=Callable[..., nn.Module])
 
 
+ARGUMENTS = """
+
+    Args:
+        pretrained: load torchvision's ``IMAGENET1K_V1``, in the CIFAR family the weights that ship with this package.
+        prob_0_L: survival probability of the first and of the last residual block, linear between.
+        mult_flag: scale each branch by its survival probability in evaluation, as in the paper; False: no scaling.
+        weights: member of the builder's weights enum or its name, a path, a URL, ``hf://org/repo`` or a state dict,
+            loaded so that evaluation outputs are those of the network it comes from.
+        progress: show a progress bar while downloading.
+        mode: ``"batch"``, one gate a block and step, as in the paper; ``"row"``, one a sample; ``"subset"``, a window
+            of neighbouring rows of nearly constant size.
+        rescale: where the expectation is matched: ``"eval"`` (the paper), ``"train"`` (timm, torchvision) or
+            ``"none"``; None follows ``mult_flag``.
+        depth_rule: ``"inclusive"`` or ``"paper"``, in which the first block is dropped too; see :func:`linear_decay`.
+        sync_gates: all ranks draw the same gates.
+        shortcut: thin CIFAR models only; see :class:`CifarResNet`.
+        **kwargs: ``num_classes`` and whatever else :class:`StoDepthResNet` or :class:`CifarResNet` takes.
+
+    Raises:
+        TypeError: an argument of the wrong type, or one that the network does not take.
+        ValueError: a value that is not allowed, two sources of weights, or weights that do not fit.
+        FileNotFoundError: ``weights`` is a path without a file.
+    """
+
+
 def register(builder: Builder) -> Builder:
-    """Enter a builder in torchvision's registry under its own name; a reload replaces the entry."""
+    """Enter a builder in torchvision's registry under its own name, and document the arguments that all of them take.
+
+    A reload replaces the entry.
+    """
+    if builder.__doc__:  # absent under `python -OO`
+        builder.__doc__ += ARGUMENTS
     BUILTIN_MODELS[builder.__name__] = builder
     return builder
 

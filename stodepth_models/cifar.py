@@ -2,16 +2,6 @@
 
 Thin models follow He et al., arXiv:1512.03385, sec. 4.2: a 3x3 stem, three stages of 16, 32 and 64 channels, and
 shortcuts without parameters. Wide ones are the ImageNet ResNets with a 3x3 stem and no max-pool.
-
-All builders take the arguments of :class:`StochasticDepth`, and
-
-    pretrained: load the weights that ship with this package.
-    weights: member or name of the builder's enum, or any source that :func:`load_pretrained` takes.
-    progress: show a progress bar while downloading.
-    shortcut: thin models only; see :class:`CifarResNet`.
-    **kwargs: ``num_classes``, ``zero_init_residual``, ``norm_layer`` and ``checkpoint_stages`` of :class:`CifarResNet`.
-
-They raise ValueError or TypeError for an argument that is not allowed, before anything is built or downloaded.
 """
 
 from collections.abc import Mapping

@@ -1,5 +1,6 @@
-"""Which builder's network a set of weights belongs to."""
+"""Which builder a name means, and which builder's network a set of weights belongs to."""
 
+import difflib
 from collections.abc import Mapping
 from functools import cache
 from inspect import signature
@@ -10,12 +11,29 @@ from torchvision.models._api import BUILTIN_MODELS
 
 from .keys import CLASSIFIER, OPTIONAL
 
-__all__ = ["builder_names", "guess_builder"]
+__all__ = ["SUFFIX", "builder_names", "full_name", "guess_builder"]
+
+SUFFIX = "_stodepth_lineardecay"  # of every builder's name
 
 
 def builder_names() -> list[str]:
     """Names of this package's builders, in the order of their registration."""
     return [name for name, builder in BUILTIN_MODELS.items() if builder.__module__.split(".")[0] == __package__]
+
+
+def full_name(name: str) -> str:
+    """Return the name of the builder that is named with or without the suffix.
+
+    Raises:
+        ValueError: there is none; the message names the nearest ones.
+    """
+    known = builder_names()
+    for candidate in (name, name + SUFFIX):
+        if candidate in known:
+            return candidate
+    near = difflib.get_close_matches(name.removesuffix(SUFFIX), [k.removesuffix(SUFFIX) for k in known], n=3)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
+    raise ValueError(f"no model {name!r} in the zoo; {hint}")
 
 
 def guess_builder(state: Mapping[str, Tensor]) -> tuple[str, dict[str, str]] | None:

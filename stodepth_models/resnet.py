@@ -1,14 +1,4 @@
-"""The ImageNet family: torchvision's ResNets, ResNeXts and Wide ResNets with stochastic depth.
-
-All builders take the arguments of :class:`StochasticDepth`, and
-
-    pretrained: load ``IMAGENET1K_V1``.
-    weights: member or name of the builder's torchvision enum, or any source that :func:`load_pretrained` takes.
-    progress: show a progress bar while downloading.
-    **kwargs: those of ``torchvision.models.ResNet``, and ``checkpoint_stages`` of :class:`StoDepthResNet`.
-
-They raise ValueError or TypeError for an argument that is not allowed, before anything is built or downloaded.
-"""
+"""The ImageNet family: torchvision's ResNets, ResNeXts and Wide ResNets with stochastic depth."""
 
 from collections.abc import Mapping
 from functools import partial

@@ -47,6 +47,7 @@ def test_markdown_has_the_limit_in_each_row():
         "| --- | --- | --- | --- | --- | --- |",
         "| x | 0.750 (0.625-0.875) | 0.500 | 1.500 (1.250-1.750) | 1.5 | 7 |",
     ]
+    assert "| 0.750 (0.625-0.875) | - | - | 1.5 |" in measure.markdown([row | {"limit": None}], "ms")
 
 
 def test_the_order_rotates_and_every_step_of_a_repeat_draws_from_the_same_stream():
@@ -107,7 +108,8 @@ def test_the_limits_are_those_of_the_gates():
 
 
 def test_blocks_taken_out_leave_what_the_gates_that_drew_them_leave():
-    model, log = models.candidates(args())["blocks taken out"]
+    everything = models.candidates(args())
+    model, log = everything["blocks taken out"]
     gated, x = models.ours(args(), 0.5), models.images(args())
     for _ in range(4):
         out = model(x)
@@ -115,6 +117,11 @@ def test_blocks_taken_out_leave_what_the_gates_that_drew_them_leave():
         torch.testing.assert_close(out, gated(x), rtol=0, atol=0)
     assert len(log) == 4
     assert {gate for gates in log for gate in gates} == {0.0, 1.0}
+    skipping, drawn = everything["ours, batch"]
+    for network in (model, skipping):
+        torch.manual_seed(0)
+        network(x)
+    assert log[-1] == drawn[-1]
 
 
 def test_masks_compute_every_branch_and_throw_it_away():
@@ -212,5 +219,6 @@ def test_the_peak_is_what_a_step_holds_at_most():
 def test_peak_compares_with_and_without_checkpointing():
     rows = benchmark.run_peak(args("--modes", "batch", "--batch-size", "64"))
     names = [row["candidate"] for row in rows]
+    assert all(row["limit"] is None for row in rows)
     assert names == [f"ours, {name}{end}" for name in ("survival 1", "batch") for end in ("", ", checkpoint_stages")]
     assert all(row["median"] > 1 for row in rows)  # MiB; test_stage.py holds that less is kept

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from inspect import signature
 from pathlib import Path
 
 import pytest
@@ -59,8 +60,10 @@ def test_every_builder_is_an_entry_point(hub_repo):
     assert set(torch.hub.list(hub_repo, skip_validation=True, trust_repo=True)) >= builders
 
 
-def test_help_tells_what_each_model_is_and_its_source(hub_repo):
+def test_help_tells_what_each_model_is_its_arguments_and_its_source(hub_repo):
     for name in hubconf.__all__:
         text = torch.hub.help(hub_repo, name, skip_validation=True, trust_repo=True)
         assert "stochastic depth" in text, name
         assert "arXiv:1603.09382" in text, name
+        for argument in signature(getattr(hubconf, name)).parameters:
+            assert f"{argument}: " in text, (name, argument)

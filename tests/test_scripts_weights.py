@@ -83,11 +83,13 @@ def test_convert_says_what_it_cannot_do(call, tmp_path):
     status, _, err = call("convert_weights.py", tmp_path / "odd.pth", tmp_path / "out")
     assert status == 1
     assert "odd.pth matches no builder: name it with --model" in err
-    status, _, err = call(
-        "convert_weights.py", tmp_path / "odd.pth", tmp_path / "out", "--model", "cifar_resnet20_stodepth_lineardecay"
-    )
+    for name in ("cifar_resnet20_stodepth_lineardecay", "cifar_resnet20"):
+        status, _, err = call("convert_weights.py", tmp_path / "odd.pth", tmp_path / "out", "--model", name)
+        assert status == 1
+        assert "odd.pth does not fit the model" in err
+    status, _, err = call("convert_weights.py", tmp_path / "odd.pth", tmp_path / "out", "--model", "resnet5")
     assert status == 1
-    assert "odd.pth does not fit the model" in err
+    assert err.startswith("error: no model 'resnet5' in the zoo; did you mean resnet50")
     tiny().save_pretrained(tmp_path / "ours")
     status, _, err = call("convert_weights.py", tmp_path / "ours", tmp_path / "out.onnx")
     assert status == 1
@@ -110,7 +112,7 @@ def predict(call, photos):
     model = tiny()
     model.categories = [f"kind {letter}" for letter in "abcdefghij"]
     model.save_pretrained(photos / "model")
-    arguments = ("--model", "cifar_resnet20_stodepth_lineardecay", "--weights", photos / "model")
+    arguments = ("--model", "cifar_resnet20", "--weights", photos / "model")
     return lambda *more: call("predict.py", *arguments, *more)
 
 

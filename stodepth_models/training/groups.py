@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from .checks import SUFFIX
+from ..hints import SUFFIX
 from .results import Record
 
 __all__ = ["Group", "group_runs"]

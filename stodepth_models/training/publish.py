@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoints import read_file
+from ..hints import SUFFIX
 from ..hub import rebuild
 from ..survival import count_flops
-from .checks import SUFFIX
 from .config import DataConfig, EvaluateConfig, ModelConfig
 from .evaluation import evaluate_weights
 from .outputs import RunFolder
@@ -83,7 +83,7 @@ def publish(run: Path, folder: Path, name: str, default: bool, root: Path, origi
 def model_table(entries: Sequence[dict[str, Any]]) -> str:
     """Return a Markdown table of the models whose files ship: size, cost, accuracy, and how to load them."""
     rows: list[tuple[str, ...]] = [
-        ("model", "weights", "parameters", "GFLOPs", "top-1 %", "data", "MiB", "how to load"),
+        ("model", "weights", "parameters", "GFLOPs (multiply-adds)", "top-1 %", "data", "MiB", "how to load"),
         ("---", "---", "---:", "---:", "---:", "---", "---:", "---"),
     ]
     for entry in _shipped(entries):

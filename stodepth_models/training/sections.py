@@ -4,7 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from .checks import at_least, model_name, positive, within
+from ..hints import full_name
+from .checks import at_least, positive, within
 
 __all__ = ["DATASETS", "DataConfig", "ModelConfig", "OptimConfig"]
 
@@ -60,7 +61,10 @@ class ModelConfig:
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "name", model_name(self.name))
+        try:
+            object.__setattr__(self, "name", full_name(self.name))
+        except ValueError as error:
+            raise ValueError(f"model.name: {error}") from None
         for value in self.prob_0_L:
             within("model.prob_0_L", value, 0.0, 1.0)
         if self.stoch_depth_probability is not None:
