@@ -67,9 +67,9 @@ def _error_over_epochs(axes: Axes, groups: Sequence[Group]) -> None:
         length = min(map(len, curves))
         columns = [[curve[epoch] for curve in curves] for epoch in range(length)]
         epochs, mean = range(1, length + 1), [statistics.fmean(column) for column in columns]
-        axes.plot(
-            epochs, mean, label=_wrapped(f"{group.label} (n = {len(curves)})", _LEGEND), linewidth=1.6, **_style(number)
-        )
+        seeds = f"n = {len(curves)}".replace(" ", "\N{NO-BREAK SPACE}")
+        label = _wrapped(f"{group.label} ({seeds})", _LEGEND)
+        axes.plot(epochs, mean, label=label, linewidth=1.6, **_style(number))
         if len(curves) > 1:
             spread = [statistics.stdev(column) for column in columns]
             low, high = ([m + sign * s for m, s in zip(mean, spread, strict=True)] for sign in (-1, 1))
