@@ -126,6 +126,7 @@ def test_weights_without_names_go_by_the_order_of_the_classes(pets, tmp_path):
 def test_weights_that_cannot_be_evaluated_are_refused(tmp_path):
     with pytest.raises(SettingsError, match=r"model\.weights must name the weights"):
         evaluate_weights(EvaluateConfig(data=DataConfig(name="fake")))
-    model = ModelConfig(weights=str(tmp_path / "none.pth"), options={"shortcutt": "B"})
+    (tmp_path / "empty.pth").touch()
+    model = ModelConfig(weights=str(tmp_path / "empty.pth"), options={"shortcutt": "B"})
     with pytest.raises(SettingsError, match=r"^model\.options: .*unexpected keyword argument 'shortcutt'"):
         evaluate_weights(EvaluateConfig(model=model, data=DataConfig(name="folder", root=tmp_path / "none")))
