@@ -70,8 +70,9 @@ def draw_rows(mode: str, survival_prob: float, batch: int, sync: bool = False) -
 
     ``"row"`` draws an independent Bernoulli gate for each row. ``"subset"`` draws a window of neighbouring rows,
     wrapping around the end of the batch: its size is ``survival_prob * batch`` rounded up or down at random with
-    that mean, its start is uniform. Each row then survives with probability exactly ``survival_prob``, and
-    neighbours move together, which a shuffled batch cannot tell from any other subset.
+    that mean, to a whole number, or from 64 rows on to a multiple of 8 (or the whole batch); its start is uniform.
+    Each row then survives with probability exactly ``survival_prob``, and neighbours move together, which a shuffled
+    batch cannot tell from any other subset.
 
     Args:
         mode: ``"row"`` or ``"subset"``.
@@ -84,9 +85,7 @@ def draw_rows(mode: str, survival_prob: float, batch: int, sync: bool = False) -
         gates = torch.rand(batch, dtype=torch.float64, device="cpu", generator=generator) < survival_prob
         return gates.nonzero().squeeze(1)
     rounding, position = torch.rand(2, dtype=torch.float64, device="cpu", generator=generator).tolist()
-    size = int(survival_prob * batch + rounding)
-    start = int(position * batch)
-    return _window(start, size, batch)
+    return _window(int(position * batch), _subset_size(survival_prob * batch, batch, rounding), batch)
 
 
 def count_rows(rows: Rows) -> int:
@@ -98,6 +97,14 @@ def dropped_runs(rows: tuple[slice, ...], batch: int) -> tuple[slice, ...]:
     """Return the runs of rows that do not survive."""
     ends = [0, *(end for run in rows for end in (run.start, run.stop)), batch]
     return tuple(slice(start, stop) for start, stop in zip(ends[::2], ends[1::2], strict=True) if start < stop)
+
+
+def _subset_size(mean: float, batch: int, rounding: float) -> int:
+    # Few sizes in all blocks together: memory is reused, and kernels are prepared or tuned (cuDNN) for each size once.
+    step = 8 if batch >= 64 else 1
+    low = int(mean) // step * step
+    high = min(low + step, batch)
+    return high if rounding * (high - low) < mean - low else low
 
 
 def _window(start: int, size: int, batch: int) -> tuple[slice, ...]:

@@ -29,9 +29,9 @@ class StochasticResidual(StochasticGate):
     Args:
         survival_prob: chance in ``[0, 1]`` that the branch, or a row of it, is kept.
         mode: ``"batch"`` draws one gate a forward pass; ``"row"`` an independent gate for each row; ``"subset"``
-            a cyclic window of rows whose size is ``survival_prob * N`` rounded at random. In the last two only the
-            surviving rows enter the branch. Gates come from the default CPU generator; none is drawn at
-            ``survival_prob`` 0 or 1.
+            a cyclic window of rows whose size is ``survival_prob * N`` rounded at random, to a multiple of 8 where
+            ``N >= 64``. In the last two only the surviving rows enter the branch. Gates come from the default CPU
+            generator; none is drawn at ``survival_prob`` 0 or 1.
         rescale: where the expectation is matched. ``"eval"``: branch times ``survival_prob`` in evaluation, as in the
             paper. ``"train"``: surviving branch divided by ``survival_prob`` in training. ``"none"``: neither.
         sync_gates: see :class:`StochasticGate`.

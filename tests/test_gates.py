@@ -27,7 +27,7 @@ def test_batch_gates_survive_with_their_probability(survival_prob):
 
 
 @pytest.mark.parametrize("mode", ["row", "subset"])
-@pytest.mark.parametrize(("batch", "survival_prob"), [(1, 0.3), (5, 0.5), (7, 0.83), (8, 0.75), (16, 0.06)])
+@pytest.mark.parametrize(("batch", "survival_prob"), [(1, 0.3), (5, 0.5), (7, 0.83), (8, 0.75), (16, 0.06), (70, 0.97)])
 def test_every_row_survives_with_its_probability(mode, batch, survival_prob):
     torch.manual_seed(0)
     draws = 3000
@@ -48,6 +48,17 @@ def test_a_subset_has_one_of_two_neighbouring_sizes_with_the_right_mean(batch, s
     exact = survival_prob * batch
     assert set(sizes.tolist()) <= {math.floor(exact), math.ceil(exact)}
     assert sizes.mean().item() == pytest.approx(exact, abs=0.04)
+
+
+@pytest.mark.parametrize(
+    ("batch", "survival_prob", "expected"),
+    [(64, 0.75, {48}), (64, 0.8, {48, 56}), (128, 0.03, {0, 8}), (70, 0.97, {64, 70}), (63, 0.8, {50, 51})],
+)
+def test_large_batches_have_subsets_of_a_multiple_of_8_rows_with_the_right_mean(batch, survival_prob, expected):
+    torch.manual_seed(0)
+    sizes = torch.tensor([count_rows(draw_rows("subset", survival_prob, batch)) for _ in range(3000)]).double()
+    assert set(sizes.tolist()) == expected
+    assert sizes.mean().item() == pytest.approx(survival_prob * batch, abs=0.3)
 
 
 def test_a_subset_of_whole_size_is_one_window_of_exactly_that_size():
