@@ -28,11 +28,11 @@ def save_instead(x: Tensor, rows: Tensor, gather: Callable[[Tensor], Tensor]) ->
         RuntimeError: in the backward pass, where ``x`` was changed in place in the meantime.
     """
     pack_outside, unpack_outside = torch._C._autograd._top_saved_tensors_default_hooks(False) or (_same, _same)
-    kind = _identify(rows)
+    address, kind = rows.data_ptr(), _identify(rows)
     source = weakref.ref(x)  # autograd keeps the hooks: they must not keep what checkpointing frees
 
     def pack(saved: Tensor) -> tuple[Any, int | None]:
-        if _identify(saved) != kind:
+        if saved.data_ptr() != address or _identify(saved) != kind:  # the address first: a block saves many tensors
             return pack_outside(saved), None
         x_alive: Any = source()
         return pack_outside(x_alive.detach()), x_alive._version
