@@ -11,6 +11,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from torchvision.models import get_model
@@ -18,7 +19,7 @@ from torchvision.models import get_model
 import stodepth_models as sdm
 from stodepth_models.checkpoints import Checkpoint, write_file
 from stodepth_models.hints import full_name, guess_builder
-from stodepth_models.hub import rebuild
+from stodepth_models.hub import CONFIG, WEIGHTS, rebuild
 from stodepth_models.recipe import Recorded, describe
 from stodepth_models.sources import read_checkpoint, resolve_source
 from stodepth_models.weights import load_checkpoint
@@ -48,21 +49,25 @@ def build(checkpoint: Checkpoint, builder: str | None) -> Recorded:
     return model.eval()
 
 
-def write(model: Recorded, target: Path) -> None:
+def write(model: Recorded, training: dict[str, Any], target: Path) -> None:
+    """Write the model, and in its configuration what a training run noted beside the weights."""
     if target.suffix in PLAIN:
         plain = model if isinstance(model, sdm.CifarResNet) else sdm.to_torchvision(model)
         sdm.fold_rescale(model)
         target.parent.mkdir(parents=True, exist_ok=True)
         torch.save(plain.state_dict(), target)
-    elif target.suffix == ".safetensors":
+        return
+    if target.suffix == ".safetensors":
         target.parent.mkdir(parents=True, exist_ok=True)
-        config = describe(model)
-        write_file(target, model.state_dict(), config)
-        target.with_suffix(".json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    elif target.suffix:
+        weights, configuration = target, target.with_suffix(".json")
+    elif target.suffix and not target.is_dir():
         raise ValueError(f"OUT must be a folder or end in .safetensors, {', '.join(PLAIN)}, got {target}")
     else:
         model.save_pretrained(target)
+        weights, configuration = target / WEIGHTS, target / CONFIG
+    config = {**describe(model), **training}
+    write_file(weights, model.state_dict(), config)
+    configuration.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def main() -> int:
@@ -70,8 +75,10 @@ def main() -> int:
     try:
         builder = None if arguments.model is None else full_name(arguments.model)
         source = resolve_source(arguments.source, None, "this script")
-        model = build(read_checkpoint(source), builder)
-        write(model, arguments.target)
+        checkpoint = read_checkpoint(source)
+        model = build(checkpoint, builder)
+        training = {key: value for key, value in (checkpoint.config or {}).items() if key == "training"}
+        write(model, training, arguments.target)
     except (OSError, ValueError, TypeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

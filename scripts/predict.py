@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor, nn
 from torchvision.models import WeightsEnum, get_model, get_model_weights
 from torchvision.transforms._presets import ImageClassification
 
 from stodepth_models.hints import full_name
+from stodepth_models.images import open_rgb, resized
 from stodepth_models.published import CifarResNet20_Weights
 from stodepth_models.sources import resolve_source, saved_preprocessing
 
@@ -60,17 +61,11 @@ def preprocessing(model: str, weights: str) -> Callable[[Image.Image], Tensor]:
         return source.transforms()
     saved = saved_preprocessing(source)
     if saved is not None:
-        return ImageClassification(crop_size=saved.side, resize_size=saved.side, mean=saved.mean, std=saved.std)
+        return ImageClassification(
+            crop_size=saved.side, resize_size=resized(saved.side), mean=saved.mean, std=saved.std
+        )
     usual = CifarResNet20_Weights.CIFAR10_IDELBAYEV.transforms
     return (usual if model.startswith("cifar") else partial(ImageClassification, crop_size=224))()
-
-
-def load_image(path: Path) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
-    except UnidentifiedImageError:
-        raise ValueError(f"{path} is not an image") from None
 
 
 def batches(paths: list[Path], size: int) -> Iterator[list[Path]]:
@@ -82,7 +77,7 @@ def batches(paths: list[Path], size: int) -> Iterator[list[Path]]:
 @torch.inference_mode()
 def predict(model: nn.Module, transforms: Callable[..., Tensor], paths: list[Path], top: int) -> list[dict[str, Any]]:
     """Return path, classes and probabilities of each image."""
-    probabilities = model(torch.stack([transforms(load_image(path)) for path in paths])).softmax(1)
+    probabilities = model(torch.stack([transforms(open_rgb(path)) for path in paths])).softmax(1)
     values, indices = probabilities.topk(min(top, probabilities.size(1)))
     categories = model.categories or [f"class {index}" for index in range(probabilities.size(1))]
     return [

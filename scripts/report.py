@@ -19,13 +19,13 @@ def main() -> None:
     )
     parser.add_argument("--page", type=Path, help="Markdown page that shows the tables between its markers")
     options = parser.parse_args()
-    count, unfinished = write_report(options.runs, options.output, options.processor_time)
+    report = write_report(options.runs, options.output, options.processor_time)
     if options.page is not None:
         text = options.page.read_text(encoding="utf-8")
-        for table in options.output.glob("*.md"):
-            text = fill_in(text, table.stem, table.read_text(encoding="utf-8"))
+        for name, table in report.tables.items():
+            text = fill_in(text, name, table)
         options.page.write_text(text, encoding="utf-8")
-    print(f"{count} runs in {options.output / 'index.html'}; {len(unfinished)} not finished, left out")
+    print(f"{report.runs} runs in {options.output / 'index.html'}; {len(report.unfinished)} not finished, left out")
 
 
 if __name__ == "__main__":

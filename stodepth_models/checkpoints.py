@@ -78,7 +78,7 @@ def read_file(path: Path, name: str) -> Checkpoint:
     has_header = int.from_bytes(head[:8], "little") <= LARGEST_HEADER  # whose length may begin like a page
     if head.lstrip()[:1] == b"<" and not has_header:
         raise CheckpointError(f"{name} is a web page (HTML or XML), not weights: check the address")
-    if head[8:9] == b"{" and head[:2] != b"PK":
+    if head[8:9] == b"{" and head[:4] != b"PK\x03\x04":
         content, header = _read_safetensors(path, name)
         return read_mapping(content, name, header or read_config(path))
     return read_mapping(_read_pickle(path, name), name, read_config(path))

@@ -26,6 +26,8 @@ def affine(layer: Any) -> Scaling:
         ValueError: ``layer`` has no weight.
     """
     weight, bias = getattr(layer, "weight", None), getattr(layer, "bias", None)
+    if layer is None:
+        raise ValueError("it does not end in a layer that is known")
     if not isinstance(weight, Tensor):
         raise ValueError(f"it ends in {type(layer).__name__} without a weight")
     return [(weight, 1), (bias, 1)] if isinstance(bias, Tensor) else [(weight, 1)]

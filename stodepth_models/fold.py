@@ -91,14 +91,16 @@ def fold_gates(blocks: Sequence[tuple[str, nn.Module, StochasticResidual]]) -> N
 
 def _scaling(name: str, block: nn.Module, gate: StochasticResidual) -> Scaling:
     """The weights that scale the branch of one gate."""
+    remedy = "name the layer in register_block(..., last_norm=...)"
     try:
         if isinstance(block, GatedBlock):
             return block.connections[block.gates.index(gate)].scaling(block)
+        remedy = "name the layer in an attribute `last_norm` of the block"
         return affine(getattr(block, "last_norm", None))
     except ValueError as error:
         raise ValueError(
-            f"the evaluation scale of {name} cannot be folded into its weights: {error}; use rescale='train', or name "
-            "the layer in register_block(..., last_norm=...)"
+            f"the evaluation scale of {name} cannot be folded into its weights: {error}; "
+            f"use rescale='train', or {remedy}"
         ) from None
 
 

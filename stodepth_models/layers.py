@@ -120,7 +120,8 @@ class StochasticResidual(StochasticGate):
                 survivors = survivors.to(x.device, non_blocking=True)
             rows, shared = select_rows(x, survivors)
             identity = shared if identity is x else identity
-            memory = save_instead(x, rows, partial(take_rows, rows=survivors))
+            if torch.is_grad_enabled():
+                memory = save_instead(x, rows, partial(take_rows, rows=survivors))
         maybe_mark_dynamic(rows, 0)  # compile once for every number of survivors
         with memory:
             if len(rows) == 1:

@@ -136,7 +136,10 @@ class Preprocessing(NamedTuple):
 
 
 def saved_preprocessing(source: Source) -> Preprocessing | None:
-    """Return what a training run wrote beside its weights of how it prepared images; None where there is nothing."""
+    """Return how images were prepared for published weights, or those of a training run; None where it is not known."""
+    if isinstance(source, WeightsEnum):
+        preset = source.transforms()
+        return Preprocessing(preset.crop_size[0], tuple(preset.mean), tuple(preset.std))
     config = read_checkpoint(source, progress=False).config or {}
     saved = config.get("training")
     return None if saved is None else Preprocessing(saved["image_size"], tuple(saved["mean"]), tuple(saved["std"]))

@@ -125,7 +125,8 @@ def _known_blocks(model: nn.Module) -> Iterator[tuple[str, nn.Module, type[nn.Mo
 
 def _matches(cls: type[nn.Module], target: str | type[nn.Module]) -> bool:
     if isinstance(target, str):
-        return cls.__name__ == COMPOSER_NAMES.get(target, target)
+        stochastic = getattr(find_known(cls), "stochastic", None)
+        return COMPOSER_NAMES.get(target, target) in [known.__name__ for known in (cls, stochastic) if known]
     return cls is original_class(target)
 
 

@@ -1,12 +1,14 @@
 """Survival probabilities: depth rules, reading and setting them on a model, and what they cost and need."""
 
+import math
 from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
 from .gates import check_choice, check_probability
@@ -15,6 +17,7 @@ from .stochastic_gate import StochasticGate
 __all__ = [
     "DEPTH_RULES",
     "ExpectedFlops",
+    "FlopCount",
     "count_flops",
     "expected_flops",
     "linear_decay",
@@ -122,20 +125,40 @@ def expected_flops(model: nn.Module, input_size: Sequence[int]) -> ExpectedFlops
         model: a model with or without stochastic blocks.
         input_size: ``(N, C, H, W)``.
     """
-    full, gated = count_flops(model, input_size)
-    training = full - sum((1.0 - prob) * flops for prob, flops in zip(survival_probs(model), gated, strict=True))
-    return ExpectedFlops(training / full if full else 1.0, training, full)
+    return count_flops(model, torch.empty(tuple(input_size), device="meta")).expected(survival_probs(model))
 
 
-def count_flops(model: nn.Module, input_size: Sequence[int]) -> tuple[int, list[int]]:
-    """Count the FLOPs of one forward pass of the ``input_size`` with every branch, and those behind each gate."""
+class FlopCount(NamedTuple):
+    """FLOPs of one forward pass with every branch.
+
+    Attributes:
+        full: of the whole pass.
+        gated: of what each gate drops.
+        around: for each gate the positions of those around it, which drop it too.
+    """
+
+    full: int
+    gated: list[int]
+    around: list[list[int]]
+
+    def expected(self, kept: Iterable[float]) -> ExpectedFlops:
+        """Return the FLOPs where each gate keeps its share, in ``[0, 1]``, independently of the others."""
+        kept = list(kept)
+        reached = [math.prod(kept[gate] for gate in around) for around in self.around]
+        dropped = zip(kept, self.gated, reached, strict=True)
+        training = self.full - sum((1.0 - share) * flops * chance for share, flops, chance in dropped)
+        return ExpectedFlops(training / self.full if self.full else 1.0, training, self.full)
+
+
+def count_flops(model: nn.Module, *args: Any, **kwargs: Any) -> FlopCount:
+    """Count the FLOPs of ``model(*args, **kwargs)``, without computing it: all tensors are moved to the meta device."""
     gates = [name for name, module in model.named_modules() if isinstance(module, StochasticGate)]
     copy = deepcopy(model).to("meta").eval()
     if gates:
         set_survival_probs(copy, 1.0)
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
-        copy(torch.empty(tuple(input_size), device="meta"))
+        copy(*tree_map_only(Tensor, _to_meta, args), **tree_map_only(Tensor, _to_meta, kwargs))
     counts = counter.get_flop_counts()
 
     def flops(*path: str) -> int:
@@ -143,7 +166,13 @@ def count_flops(model: nn.Module, input_size: Sequence[int]) -> tuple[int, list[
 
     # A dropped StochasticDepthBlock still computes its shortcut.
     kept = [flops(name, "block.shortcut") + flops(name, "block.downsample") for name in gates]
-    return counter.get_total_flops(), [flops(name) - rest for name, rest in zip(gates, kept, strict=True)]
+    gated = [flops(name) - rest for name, rest in zip(gates, kept, strict=True)]
+    around = [[i for i, outer in enumerate(gates) if name.startswith(f"{outer}.")] for name in gates]
+    return FlopCount(counter.get_total_flops(), gated, around)
+
+
+def _to_meta(x: Tensor) -> Tensor:
+    return x.detach().to("meta")
 
 
 @torch.no_grad()

@@ -225,6 +225,29 @@ def test_trainer_goes_on_from_a_checkpoint(tmp_path, restore):
     assert whole.trained_with == [probs_at(step / 6) for step in range(6)]
 
 
+class LabelsFirst(Labelled):
+    """A model that the FLOPs cannot be counted of with images alone."""
+
+    def forward(self, labels: Tensor, pixel_values: Tensor) -> dict[str, Tensor]:
+        return super().forward(pixel_values, labels)
+
+
+def test_trainer_counts_the_flops_of_a_model_that_takes_more_than_images(tmp_path):
+    model = LabelsFirst()
+    trainer = train(model, StochasticDepthCallback(drop_rate=0.4), tmp_path)
+    share = expected_flops(model.net, SIZE).share
+    logged = [log["stochastic_depth/flops_share"] for log in trainer.state.log_history if "loss" in log]
+    assert logged == pytest.approx([share] * len(logged), rel=1e-4)
+
+
+def test_what_cannot_be_counted_does_not_end_the_training(tmp_path):
+    with pytest.warns(UserWarning, match=r"the FLOPs of LabelsFirst are not logged: TypeError: .*pixel_values"):
+        trainer = train(LabelsFirst(), StochasticDepthCallback(drop_rate=0.4, input_size=SIZE), tmp_path)
+    logged = [log for log in trainer.state.log_history if "loss" in log]
+    assert len(logged) == 6
+    assert all("stochastic_depth/survival_prob" in log and "stochastic_depth/flops" not in log for log in logged)
+
+
 def test_the_package_imports_no_trainer():
     code = "import sys, stodepth_models; print([m for m in ('lightning', 'transformers', 'timm') if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -48,6 +48,25 @@ def test_fold_rescale_takes_other_norms_and_survival_zero():
         torch.testing.assert_close(model(X), before, rtol=0, atol=1e-5)
 
 
+class Plain(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gate, self.conv = sdm.StochasticResidual(0.5), nn.Conv2d(3, 3, 1)
+
+    def forward(self, x):
+        return self.gate(self.conv, x, x)
+
+
+def test_a_block_of_the_user_names_its_last_layer_in_an_attribute():
+    model = nn.Sequential(Plain()).eval()
+    before = model(X)
+    with pytest.raises(ValueError, match=r"layer that is known; use .* in an attribute `last_norm` of the block"):
+        sdm.fold_rescale(model)
+    model[0].last_norm = model[0].conv
+    sdm.fold_rescale(model)
+    torch.testing.assert_close(model(X), before, rtol=0, atol=1e-5)
+
+
 def test_a_branch_without_a_norm_is_refused_and_nothing_changes():
     model = tiny()
     model.layer3[2].bn2 = nn.BatchNorm2d(64, affine=False)

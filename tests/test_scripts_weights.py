@@ -5,6 +5,7 @@ import runpy
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -15,6 +16,7 @@ from torchvision.transforms._presets import ImageClassification
 import stodepth_models as sdm
 from stodepth_models.checkpoints import write_file
 from stodepth_models.recipe import describe
+from stodepth_models.sources import resolve_source, saved_preprocessing
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 X = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -47,6 +49,18 @@ def test_convert_a_published_layout_into_a_folder(call, tmp_path):
     model = sdm.CifarResNet.from_pretrained(tmp_path / "ours")
     assert torch.equal(model(X), source(X))
     assert sdm.survival_probs(model) == [1.0] * 9
+
+
+@pytest.mark.parametrize("out", ["folder.d", "one.safetensors"])
+def test_convert_keeps_how_images_were_prepared(call, tmp_path, out):
+    training = {"image_size": 24, "mean": [0.1, 0.2, 0.3], "std": [0.5, 0.6, 0.7]}
+    write_file(tmp_path / "best.safetensors", tiny().state_dict(), {**describe(tiny()), "training": training})
+    (tmp_path / "folder.d").mkdir()
+    assert call("convert_weights.py", tmp_path / "best.safetensors", tmp_path / out)[0] == 0
+    saved = saved_preprocessing(resolve_source(tmp_path / out, None, "the test"))
+    assert saved == (24, (0.1, 0.2, 0.3), (0.5, 0.6, 0.7))
+    beside = tmp_path / ("one.json" if out.startswith("one") else "folder.d/config.json")
+    assert json.loads(beside.read_text())["training"] == training
 
 
 def test_convert_keeps_our_configuration(call, tmp_path):
@@ -159,11 +173,25 @@ def test_predict_prepares_images_as_the_training_run_did(call, photos):
     assert json.loads(out)["probabilities"] == pytest.approx(expected.tolist(), rel=1e-4)
 
 
+def test_predict_cuts_large_images_and_scales_16_bits_as_evaluation_does(call, photos):
+    config = {**describe(tiny()), "training": {"image_size": 70, "mean": [0.1] * 3, "std": [0.5] * 3}}
+    write_file(photos / "best.safetensors", tiny().state_dict(), config)
+    ramp = np.arange(100 * 90).reshape(100, 90)
+    Image.fromarray((ramp * 7).astype(np.uint16)).save(photos / "deep.png")
+    _, out, _ = call("predict.py", "--model", "cifar_resnet20", "--weights", photos / "best.safetensors", "--json",
+                     photos / "deep.png")  # fmt: skip
+    image = Image.fromarray((ramp * 7 // 256).astype(np.uint8)).convert("RGB")
+    x = ImageClassification(crop_size=70, resize_size=80, mean=(0.1,) * 3, std=(0.5,) * 3)(image)
+    expected = tiny()(x[None]).softmax(1)[0].topk(5).values
+    assert json.loads(out)["probabilities"] == pytest.approx(expected.tolist(), rel=1e-4)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["missing.png"], "there is no file or folder missing.png"),
-        (["photos/more/notes.txt"], "notes.txt is not an image"),
+        (["photos/more/notes.txt"], "notes.txt cannot be read as an image (cannot identify image file"),
+        (["cut.jpg"], "cut.jpg cannot be read as an image ("),
         (["empty"], "empty holds no images"),
         (["grey.jpg", "--top", "0"], "--batch-size and --top must be at least 1"),
     ],
@@ -171,6 +199,7 @@ def test_predict_prepares_images_as_the_training_run_did(call, photos):
 def test_predict_says_what_it_cannot_do(arguments, message, predict, photos, monkeypatch):
     monkeypatch.chdir(photos)
     (photos / "empty").mkdir()
+    (photos / "cut.jpg").write_bytes((photos / "grey.jpg").read_bytes()[:-20])
     status, _, err = predict(*arguments)
     assert status == 1
     assert message in err

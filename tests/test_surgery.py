@@ -439,6 +439,7 @@ def test_only_the_target_is_changed():
     assert apply_stochastic_depth(model, "Unit", drop_rate=0.25) == 1
     assert survival_probs(model) == [0.75, 0.5]
     assert apply_stochastic_depth(model, StoDepthBottleneck, drop_rate=0.5) == 2
+    assert apply_stochastic_depth(model, "StoDepthBottleneck", drop_rate=0.5) == 2
     assert survival_probs(model) == [0.75, 0.5, 0.75, 0.5]
 
 

@@ -8,9 +8,11 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import resnet50
+from torchvision.models.resnet import BasicBlock
 
 from stodepth_models import (
     StochasticDepthBlock,
+    apply_stochastic_depth,
     cifar_resnet20_stodepth_lineardecay,
     expected_flops,
     linear_decay,
@@ -114,6 +116,14 @@ def test_expected_flops_of_whole_blocks_and_of_survival_0():
     twin = cifar_resnet20_stodepth_lineardecay(prob_0_L=(1.0, 1.0))
     assert expected_flops(model, (1, 3, 32, 32)).full == expected_flops(twin, (1, 3, 32, 32)).full
     assert model.training
+
+
+def test_expected_flops_of_a_gate_within_a_gate():
+    model = nn.Sequential(StochasticDepthBlock(BasicBlock(3, 3), 0.5))
+    assert apply_stochastic_depth(model, drop_rate=0.8) == 1
+    flops = expected_flops(model, (1, 3, 4, 4))
+    assert survival_probs(model) == [0.5, pytest.approx(0.2)]
+    assert flops.share == pytest.approx(0.5 * 0.2)
 
 
 def test_recalibration_is_the_mean_over_batches_at_full_depth():

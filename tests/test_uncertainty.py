@@ -54,6 +54,16 @@ def test_a_mean_over_samples_is_that_of_the_forward_passes():
     torch.testing.assert_close(result.mutual_information, result.entropy - entropies.mean(0), rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("mode", ["row", "subset"])
+def test_inference_mode_gives_the_same_prediction(mode):
+    model, x = cifar_resnet20_stodepth_lineardecay(prob_0_L=(0.6, 0.5), mode=mode), torch.randn(4, 3, 8, 8)
+    torch.manual_seed(0)
+    expected = mc_predict(model, x, samples=3)
+    torch.manual_seed(0)
+    with torch.inference_mode():
+        assert torch.equal(mc_predict(model, x, samples=3).probs, expected.probs)
+
+
 def test_seeds_reproduce_and_nothing_but_the_gates_is_random_or_written():
     model = nn.Sequential(cifar_resnet20_stodepth_lineardecay(), nn.Dropout(0.9)).train()
     before = {key: value.clone() for key, value in model.state_dict().items()}

@@ -427,3 +427,15 @@ def test_the_log_tells_a_missing_classifier_from_one_of_another_size(caplog):
 def test_digits_of_a_hash_are_found_in_a_url_with_a_query():
     with pytest.raises(sdm.DownloadError):
         sdm.load_pretrained(cifar20(), "http://127.0.0.1:9/a-12fca82f.th?download=true", check_hash=True)
+
+
+def test_a_header_whose_length_begins_like_a_zip_file_is_read(tmp_path):
+    path, source = tmp_path / "model.safetensors", cifar20(prob_0_L=(0.3, 0.3))
+
+    def write(padding):
+        write_file(path, source.state_dict(), {**describe(source), "note": "x" * padding})
+        return int.from_bytes(path.read_bytes()[:8], "little")
+
+    target = int.from_bytes(b"PK", "little")
+    assert write(target - write(0)) == target
+    assert_same_function(sdm.cifar_resnet20_stodepth_lineardecay(weights=path).eval(), source)

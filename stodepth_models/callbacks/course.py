@@ -1,5 +1,6 @@
 """Stochastic depth over the course of one training: what the callbacks of all trainers do."""
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,7 +9,7 @@ from torch import nn
 from ..gates import check_probability
 from ..schedules import SurvivalSchedule
 from ..surgery import apply_stochastic_depth
-from ..survival import count_flops, survival_probs
+from ..survival import FlopCount, count_flops, survival_probs
 
 __all__ = ["Course"]
 
@@ -43,7 +44,8 @@ class Course:
         self.options = options
         self.schedule: SurvivalSchedule | None = None
         self._model: nn.Module | None = None
-        self._flops: tuple[int, list[int]] | None = None
+        self.counted = False
+        self._flops: FlopCount | None = None
 
     def begin(self, model: nn.Module, total_steps: int) -> None:
         """Make the model stochastic and start the schedule.
@@ -59,18 +61,24 @@ class Course:
             apply_stochastic_depth(model, drop_rate=self.drop_rate, **self.options)
         elif not survival_probs(model):
             raise ValueError(f"drop_rate=None needs a model with stochastic blocks, got {type(model).__name__}")
-        self._model, self._flops = model, None
+        self._model, self._flops, self.counted = model, None, False
         self.schedule = SurvivalSchedule(model, total_steps, share=self.drop_warmup) if self.drop_warmup else None
 
-    def count(self, input_size: Sequence[int]) -> None:
-        """Count the FLOPs of a forward pass of this size, or of the size given at construction; once."""
-        if self._model is not None and self._flops is None:
-            self._flops = count_flops(self._model, self.input_size or input_size)
+    def count(self, *args: Any, **kwargs: Any) -> None:
+        """Count the FLOPs of the model's forward pass with these arguments; once.
 
-    @property
-    def counted(self) -> bool:
-        """Whether the FLOPs have been counted."""
-        return self._flops is not None
+        Warns:
+            UserWarning: the model does not take them, or not on the meta device; no FLOPs are logged then.
+        """
+        if self._model is None or self.counted:
+            return
+        self.counted = True
+        try:
+            self._flops = count_flops(self._model, *args, **kwargs)
+        except Exception as error:  # whatever a model raises; it must not end a training
+            reason = next(iter(str(error).splitlines()), "")
+            message = f"the FLOPs of {type(self._model).__name__} are not logged: {type(error).__name__}: {reason}"
+            warnings.warn(message, stacklevel=2)
 
     def step(self) -> None:
         """Take one step of the schedule."""
@@ -84,8 +92,7 @@ class Course:
         probs = survival_probs(self._model)
         metrics = {"stochastic_depth/survival_prob": sum(probs) / len(probs)}
         if self._flops is not None:
-            full, gated = self._flops
-            executed = full - sum((1.0 - prob) * flops for prob, flops in zip(probs, gated, strict=True))
-            metrics["stochastic_depth/flops"] = executed
-            metrics["stochastic_depth/flops_share"] = executed / full if full else 1.0
+            expected = self._flops.expected(probs)
+            metrics["stochastic_depth/flops"] = expected.training
+            metrics["stochastic_depth/flops_share"] = expected.share
         return metrics

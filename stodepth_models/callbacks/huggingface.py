@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor, nn
+import torch
+from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
@@ -30,7 +31,8 @@ class StochasticDepthCallback(TrainerCallback, ExportableState):
         drop_warmup: share of the training, in ``[0, 1]``, over which survival falls from 1 to its values.
         rescale: ``"train"``, ``"eval"`` or ``"none"``.
         sync_gates: all ranks draw the same gates.
-        input_size: ``(N, C, H, W)`` for counting FLOPs; None: the first tensor that enters the model.
+        input_size: ``(N, C, H, W)`` for counting FLOPs, of a model that takes one tensor; None: that of the first
+            batch, with whatever else enters the model.
 
     Raises:
         TypeError: a rate of the wrong type.
@@ -108,10 +110,9 @@ class StochasticDepthCallback(TrainerCallback, ExportableState):
     def _count_at_first_forward(self, model: nn.Module) -> None:
         def count(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             handle.remove()  # before the model is copied
-            first = next(
-                (v for v in (*args, *kwargs.values()) if isinstance(v, Tensor) and v.is_floating_point()), None
-            )
-            if first is not None or self._course.input_size is not None:
-                self._course.count(self._course.input_size or first.shape)  # type: ignore[union-attr]
+            if self._course.input_size is None:
+                self._course.count(*args, **kwargs)
+            else:
+                self._course.count(torch.empty(tuple(self._course.input_size), device="meta"))
 
         handle = model.register_forward_pre_hook(count, with_kwargs=True)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
@@ -81,7 +82,7 @@ class StochasticDepth(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Log what this batch is trained with."""
         if not self._course.counted:
-            self._course.count(self._course.input_size or _size(batch))
+            self._course.count(torch.empty(tuple(self._course.input_size or _size(batch)), device="meta"))
         pl_module.log_dict(self._course.metrics(), batch_size=1)
 
     def on_train_batch_end(

@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2.functional import resize
 
+from ..images import LARGEST_UNCUT
 from .config import DataConfig
 from .folders import Files, decode, find_root, open_image, scan, without_unreadable
 from .sources import Arrays, read_arrays
 
 __all__ = ["Data", "Split", "load_data"]
 
-LARGEST_IN_MEMORY = 64  # pixels a side
 _VALID_SIZES = {"cifar10": 5000, "cifar100": 5000, "svhn": 6000}
 _NEVER_FLIPPED = ("digits", "svhn")
 
@@ -83,7 +83,7 @@ def _padding(name: str, side: int) -> int:
 def _read_folder(config: DataConfig) -> tuple[dict[str, Split], tuple[str, ...], int]:
     files, classes = scan(find_root(config.root.expanduser(), config.cache))
     side = config.image_size or (32 if config.name == "cinic10" else 224 if config.name == "imagenet" else _side(files))
-    if side > LARGEST_IN_MEMORY:
+    if side > LARGEST_UNCUT:
         # Only a set that may hold damaged images is read through beforehand: it takes as long as an epoch.
         if config.unreadable == "skip":
             return {name: without_unreadable(split, "skip") for name, split in files.items()}, classes, side
@@ -108,7 +108,7 @@ def _side(files: dict[str, Files]) -> int:
             side = min(open_image(path).size)
         except ValueError:
             continue  # reported when all are decoded
-        return side if side <= LARGEST_IN_MEMORY else 224
+        return side if side <= LARGEST_UNCUT else 224
     raise ValueError("no image of the data set can be read")
 
 

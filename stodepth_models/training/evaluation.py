@@ -3,15 +3,15 @@
 import dataclasses
 import json
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torchvision.models import get_model_weights
 
-from ..sources import saved_preprocessing
-from .config import DataConfig, EvaluateConfig
+from ..sources import resolve_source, saved_preprocessing
+from .config import DataConfig, EvaluateConfig, ModelConfig
 from .data import Data, Split, load_data
 from .folders import Files
 from .loaders import EvaluationBatches
@@ -27,7 +27,8 @@ __all__ = ["evaluate_weights", "report"]
 def evaluate_weights(config: EvaluateConfig) -> dict[str, Any]:
     """Return top-1 and top-5 accuracy, negative log-likelihood, calibration error and images a second.
 
-    Weights that a training run saved bring their own standardisation, unless ``data.mean`` is given. Where the weights
+    Weights that are published, or that a training run saved, bring their own standardisation, unless ``data.mean`` is
+    given. Where the weights
     know their classes by the names that the data set uses, the names decide which output stands for which class; else
     the order does.
 
@@ -38,7 +39,7 @@ def evaluate_weights(config: EvaluateConfig) -> dict[str, Any]:
     if config.model.weights is None:
         raise SettingsError("model.weights must name the weights to evaluate, got none")
     check_model(config.model)
-    data_config = _standardised_as_in_training(config.data, config.model.weights)
+    data_config = _standardised_as_in_training(config.data, config.model)
     accelerator = make_accelerator(config.cpu, config.precision)
     data = load_data(data_config, training=False)
     # The classes follow the weights: a classifier that starts afresh would be measured at chance.
@@ -57,10 +58,10 @@ def report(result: dict[str, Any], as_json: bool) -> str:
     )
 
 
-def _standardised_as_in_training(config: DataConfig, weights: str) -> DataConfig:
-    if config.mean is not None or not Path(weights).is_file() or not weights.endswith(".safetensors"):
+def _standardised_as_in_training(config: DataConfig, model: ModelConfig) -> DataConfig:
+    if config.mean is not None:
         return config
-    saved = saved_preprocessing(Path(weights))
+    saved = saved_preprocessing(resolve_source(model.weights, get_model_weights(model.name), model.name))
     if saved is None:
         return config
     return dataclasses.replace(config, mean=saved.mean, std=saved.std, image_size=config.image_size or saved.side)

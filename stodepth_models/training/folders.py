@@ -12,6 +12,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from ..images import open_rgb
 from .archives import ARCHIVES, unpacked
 
 __all__ = ["Files", "decode", "find_root", "open_image", "scan", "without_unreadable"]
@@ -45,7 +46,7 @@ def find_root(root: Path, cache: Path) -> Path:
         if not root.name.endswith(ARCHIVES):
             raise ValueError(f"data.root: {root} is neither a folder nor an archive ({', '.join(ARCHIVES)})")
         root = unpacked(root, cache)
-    inside = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    inside = [folder for folder in _folders(root) if folder.name != "__MACOSX"]  # beside what Finder packs
     if not _split_folders(root) and len(inside) == 1:
         root = inside[0]
     if not _split_folders(root):
@@ -68,12 +69,12 @@ def scan(root: Path) -> tuple[dict[str, Files], tuple[str, ...]]:
     """
     folders = _split_folders(root)
     reference = folders.get("train") or next(iter(folders.values()))
-    classes = tuple(path.name for path in _class_folders(reference))
+    classes = tuple(path.name for path in _folders(reference))
     if len(classes) < 2:
         raise ValueError(f"{reference} needs a folder for each of two or more classes, got {list(classes)}")
     splits = {}
     for split, folder in folders.items():
-        unknown = [path.name for path in _class_folders(folder) if path.name not in classes]
+        unknown = [path.name for path in _folders(folder) if path.name not in classes]
         if unknown:
             raise ValueError(f"{folder} has classes that {reference} has not: {', '.join(unknown)}")
         splits[split] = _scan_split(folder, classes)
@@ -87,13 +88,9 @@ def open_image(path: Path) -> Image.Image:
         ValueError: the file cannot be read as an image, or holds numbers whose range is not known.
     """
     try:
-        with Image.open(path) as image:
-            return _eight_bits(ImageOps.exif_transpose(image)).convert("RGB")
-    except Exception as error:  # whatever damaged bytes provoke in a decoder
-        reason = next(iter(str(error).splitlines()), type(error).__name__).replace(str(path), "the file")
-        raise ValueError(
-            f"{path} cannot be read as an image ({reason}): remove it or use data.unreadable=skip"
-        ) from None
+        return open_rgb(path)
+    except ValueError as error:
+        raise ValueError(f"{error}: remove it or use data.unreadable=skip") from None
 
 
 def decode(files: Files, side: int, unreadable: str) -> tuple[Tensor, Tensor]:
@@ -126,21 +123,12 @@ def without_unreadable(files: Files, unreadable: str) -> Files:
     return Files(paths, files.labels[readable])
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """The image without what ``convert("RGB")`` would cut off at white."""
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image) // 256).astype(np.uint8))
-    if image.mode in ("I", "F"):
-        raise ValueError(f"pixels of mode {image.mode} have no known range, save it with 8 or 16 bits a channel")
-    return image
-
-
 def _split_folders(root: Path) -> dict[str, Path]:
     found = {split: [root / name for name in names if (root / name).is_dir()] for split, names in _SPLITS.items()}
     return {split: paths[0] for split, paths in found.items() if paths}
 
 
-def _class_folders(folder: Path) -> list[Path]:
+def _folders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
@@ -148,7 +136,7 @@ def _scan_split(folder: Path, classes: Sequence[str]) -> Files:
     paths: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
-        files = [p for p in sorted((folder / name).rglob("*")) if p.suffix.lower() in _IMAGES]
+        files = [p for p in sorted((folder / name).rglob("*")) if p.suffix.lower() in _IMAGES and p.name[0] != "."]
         if not files and (folder / name).is_dir():
             raise ValueError(f"{folder / name} holds no image: remove the class or fill its folder")
         paths += files

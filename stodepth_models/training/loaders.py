@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
+from ..images import resized
 from .data import Data, Split
 from .folders import Files, open_image
 from .order import EpochOrder, seeded
@@ -160,7 +161,7 @@ def _file_loader(
     side, files = data.image_size, split
     assert isinstance(files, Files)  # the callers have asked
     if seed is None:
-        transform = v2.Compose([v2.Resize(round(side / 0.875), antialias=True), v2.CenterCrop(side)])
+        transform = v2.Compose([v2.Resize(resized(side), antialias=True), v2.CenterCrop(side)])
     else:
         flip = [v2.RandomHorizontalFlip()] if data.flip else []
         transform = v2.Compose([v2.RandomResizedCrop(side, antialias=True), *flip])

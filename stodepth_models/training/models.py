@@ -86,7 +86,7 @@ class Shares:
 
     def __init__(self, model: nn.Module, side: int) -> None:
         self.gates = [module for module in model.modules() if isinstance(module, StochasticGate)]
-        self.full, self.gated = count_flops(model, (1, 3, side, side))
+        self.count = count_flops(model, torch.empty(1, 3, side, side))
 
     def expected(self) -> float:
         """Return the share expected over the gates, under the survival probabilities of now."""
@@ -97,4 +97,4 @@ class Shares:
         return self._share(1.0 if gate.survival_prob == 1.0 else gate.last_share for gate in self.gates)
 
     def _share(self, kept: Iterable[float]) -> float:
-        return 1.0 - sum((1.0 - share) * flops for share, flops in zip(kept, self.gated, strict=True)) / self.full
+        return self.count.expected(kept).share

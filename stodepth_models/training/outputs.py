@@ -59,7 +59,7 @@ class RunFolder:
             return
         if not config.resume:
             raise SettingsError(f"output: {self.path} holds a run: add --resume, or give another folder")
-        saved = self._saved()
+        saved = self.saved()
         changed = differences(saved["settings"], config)
         if saved["processes"] != world:
             changed.append(f"the number of processes was {saved['processes']}, is {world}")
@@ -72,7 +72,7 @@ class RunFolder:
         Raises:
             SettingsError: other classes, or another number of images.
         """
-        then = self._saved().get("data") if self.config.exists() else None
+        then = self.saved().get("data") if self.config.exists() else None
         if then is None:
             return
         now = _contents(data)
@@ -115,14 +115,19 @@ class RunFolder:
         """Write the final figures; a run with them is finished."""
         self._write_json(self.result, result)
 
-    def _saved(self) -> dict[str, Any]:
+    def saved(self) -> dict[str, Any]:
+        """Return settings, number of processes and images of the run that the folder holds.
+
+        Raises:
+            SettingsError: they cannot be read.
+        """
         try:
             saved = json.loads(self.config.read_text(encoding="utf-8"))
             return {"settings": saved["settings"], "processes": saved["processes"], "data": saved.get("data")}
         except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
             reason = f"{type(error).__name__}: {error}"
             raise SettingsError(
-                f"resume: {self.config} cannot be read ({reason}): put a copy there, or give another folder"
+                f"output: {self.config} cannot be read ({reason}): put a copy there, or give another folder"
             ) from None
 
     def _write_json(self, path: Path, content: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from ..checkpoints import read_file
 from ..hints import SUFFIX
 from ..hub import rebuild
-from ..survival import count_flops
+from ..survival import expected_flops
 from .config import DataConfig, EvaluateConfig, ModelConfig
 from .evaluation import evaluate_weights
 from .outputs import RunFolder
@@ -133,11 +133,11 @@ def _figures(path: Path, saved: Mapping[str, Any], settings: dict[str, Any], roo
     """Size and cost of the network, and its accuracy on the test images, evaluated in float32."""
     model, side = rebuild(saved, {}), saved["training"]["image_size"]
     data = DataConfig(**{**settings["data"], "root": root, "cache": Path(settings["data"]["cache"])})
-    network = ModelConfig(name=settings["model"]["name"], weights=str(path))
+    network = ModelConfig(name=settings["model"]["name"], weights=str(path), options=settings["model"]["options"])
     figures = evaluate_weights(EvaluateConfig(model=network, data=data, cpu=True))
     return {
         "num_params": sum(parameter.numel() for parameter in model.parameters()),
-        "ops": round(count_flops(model, (1, 3, side, side))[0] / 2e9, 3),
+        "ops": round(expected_flops(model, (1, 3, side, side)).full / 2e9, 3),
         "acc@1": round(100 * figures["top1"], 2), "measured": True,
     }  # fmt: skip
 

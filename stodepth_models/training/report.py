@@ -6,13 +6,14 @@ import re
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
+from typing import NamedTuple
 
 from .groups import Group, group_runs
 from .plots import plots
 from .results import read_runs
 from .tables import lines, to_csv, to_latex, to_markdown
 
-__all__ = ["write_report"]
+__all__ = ["Report", "write_report"]
 
 _NOTE = (
     "Mean ± standard deviation over seeds. The best epoch is that of the best validation accuracy. The difference is "
@@ -28,16 +29,27 @@ _STYLE = (
 )
 
 
-def write_report(runs: Path, output: Path, processor_time: bool = False) -> tuple[int, list[Path]]:
+class Report(NamedTuple):
+    """What a report is made of.
+
+    Attributes:
+        runs: how many runs are in it.
+        unfinished: folders of runs that are not finished and left out.
+        tables: Markdown table of each data set, by the name of its files.
+    """
+
+    runs: int
+    unfinished: list[Path]
+    tables: dict[str, str]
+
+
+def write_report(runs: Path, output: Path, processor_time: bool = False) -> Report:
     """Write ``<data set>.md``, ``.tex``, ``.csv``, plots as PNG and SVG, and a self-contained ``index.html``.
 
     Args:
         runs: folder of runs, at any depth.
         output: folder of the report.
         processor_time: compare what the processor spent on a run instead of what the clock showed.
-
-    Returns:
-        How many runs are in it, and the folders of runs that are not finished and left out.
 
     Raises:
         ValueError: there is no finished run.
@@ -46,25 +58,27 @@ def write_report(runs: Path, output: Path, processor_time: bool = False) -> tupl
     if not records:
         raise ValueError(f"no run in {runs} is finished: go on with --resume")
     output.mkdir(parents=True, exist_ok=True)
-    parts = []
+    parts, tables = [], {}
     clock = "Processor time" if processor_time else "Training time"
     for dataset, members in groupby(group_runs(records), key=lambda group: group.dataset):
-        parts.append(_write_dataset(dataset, list(members), clock, output))
+        stem = re.sub(r"\W+", "_", dataset).strip("_").lower()
+        groups = list(members)
+        tables[stem] = f"### {dataset}\n\n{to_markdown(lines(groups), clock)}\n{_NOTE}\n"
+        (output / f"{stem}.md").write_text(tables[stem], encoding="utf-8")
+        parts.append(_write_dataset(dataset, groups, clock, output / stem))
     page = _page(parts, unfinished)
     (output / "index.html").write_text(page, encoding="utf-8")
-    return len(records), unfinished
+    return Report(len(records), unfinished, tables)
 
 
-def _write_dataset(dataset: str, groups: Sequence[Group], clock: str, output: Path) -> str:
-    """Write the files of one data set and return its part of the page."""
-    stem = re.sub(r"\W+", "_", dataset).strip("_").lower()
+def _write_dataset(dataset: str, groups: Sequence[Group], clock: str, stem: Path) -> str:
+    """Write the other files of one data set and return its part of the page."""
     table = lines(groups)
-    (output / f"{stem}.md").write_text(f"### {dataset}\n\n{to_markdown(table, clock)}\n{_NOTE}\n", encoding="utf-8")
-    (output / f"{stem}.tex").write_text(to_latex(table, clock, f"{dataset}. {_NOTE}"), encoding="utf-8")
-    (output / f"{stem}.csv").write_text(to_csv(table), encoding="utf-8")
+    stem.with_suffix(".tex").write_text(to_latex(table, clock, f"{dataset}. {_NOTE}"), encoding="utf-8")
+    stem.with_suffix(".csv").write_text(to_csv(table), encoding="utf-8")
     pictures = []
     for name, figure in plots(dataset, groups, clock).items():
-        path = output / f"{stem}_{name}.svg"
+        path = stem.with_name(f"{stem.name}_{name}.svg")
         figure.savefig(path, metadata={"Date": None})
         figure.savefig(path.with_suffix(".png"), dpi=200)
         pictures.append(_picture(path, f"{dataset}: {name.replace('_', ' ')}"))

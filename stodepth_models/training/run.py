@@ -132,7 +132,9 @@ class Run:
         if not self.main:
             return
         model = self.trainer.bare
-        config = {**describe(model), "categories": list(self.data.classes)}  # type: ignore[arg-type]
+        config = describe(model)  # type: ignore[arg-type]
+        classes = list(self.data.classes)
+        config["categories"] = classes if len(classes) == config["num_classes"] else None
         config["training"] = {"epoch": epoch, "mean": self.data.mean.tolist(), "std": self.data.std.tolist(),
                               "image_size": self.data.image_size, "data": self.config.data.name}  # fmt: skip
         write_file(path, model.state_dict(), config)

@@ -84,6 +84,10 @@ class ModelConfig:
             )
         if self.masked and (self.ramp_epochs or self.stoch_depth_probability is not None):
             raise ValueError("model.masked=true follows no schedule: leave out the other settings of survival")
+        if self.masked and (self.sync_gates or self.sync_batchnorm):
+            raise ValueError(
+                "model.masked=true draws masks in each process: leave out model.sync_gates and model.sync_batchnorm"
+            )
         if self.sync_batchnorm and not self.sync_gates:
             raise ValueError(
                 "model.sync_batchnorm=true would wait for processes that drop the block: add model.sync_gates=true"

@@ -1,7 +1,6 @@
 """Many runs: one for each seed and each point of a grid of settings."""
 
 import itertools
-import json
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -137,10 +136,10 @@ def run_all(runs: Sequence[Run], program: Sequence[str], say: Callable[[str], No
 
 def _refuse_another_run(folder: Path, config: TrainConfig) -> None:
     """Raise where a folder holds a run, finished or not, that computed something else."""
-    path = RunFolder(folder).config
-    if not path.exists():
+    run = RunFolder(folder)
+    if not run.config.exists():
         return
-    changed = differences(json.loads(path.read_text(encoding="utf-8"))["settings"], config)
+    changed = differences(run.saved()["settings"], config)
     if changed:
         raise SettingsError(f"output: {folder} was run with other settings: {'; '.join(changed)}; give another -o")
 

@@ -179,8 +179,8 @@ class Trainer:
 
     def epoch_flops_share(self) -> float:
         """Expected share of the forward FLOPs of the epoch done: probabilities stay within it, or move linearly."""
-        start = self.progress.share_at_start
-        return start if self.survival_every > 1 else (start + self.shares.expected()) / 2
+        start, stays = self.progress.share_at_start, self.config.model.stoch_depth_probability is not None
+        return start if stays else (start + self.shares.expected()) / 2
 
     def save(self) -> Any:
         """Write a checkpoint from the main process and return its path; all processes must call."""

@@ -86,6 +86,14 @@ def test_an_archive_is_unpacked_once(tmp_path, suffix):
     assert [path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()] == [stamp]
 
 
+def test_what_a_mac_packs_beside_the_images_is_left_alone(tmp_path):
+    root = make_folder(tmp_path / "outer" / "set")
+    (tmp_path / "outer" / "__MACOSX" / "set").mkdir(parents=True)
+    (root / "train" / "cat" / "._0.png").write_bytes(b"a resource fork")
+    data = load_data(folder(tmp_path / "outer"))
+    assert len(data.train.labels) + len(data.valid.labels) == 12
+
+
 def test_an_archive_that_is_cut_short_is_named(tmp_path):
     archive = tmp_path / "images.tar.xz"
     with tarfile.open(archive, "w:xz") as file:

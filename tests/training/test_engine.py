@@ -18,10 +18,12 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.flop_counter import FlopCounterMode
 
+from stodepth_models import cifar_resnet20_stodepth_lineardecay
 from stodepth_models.training import engine, models, outputs, run, trainer, watch
-from stodepth_models.training.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
+from stodepth_models.training.config import DataConfig, EvaluateConfig, ModelConfig, OptimConfig, TrainConfig
 from stodepth_models.training.data import load_data
 from stodepth_models.training.engine import EXIT_RESUME_ME, train
+from stodepth_models.training.evaluation import evaluate_weights
 from stodepth_models.training.outcome import Diverged, SettingsError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -143,6 +145,12 @@ def test_one_probability_for_all_blocks_moves_epoch_by_epoch(tmp_path):
     assert [row["survival"] for row in rows] == [[1.0] * 9, [0.75] * 9, [0.5] * 9]
     assert rows[0]["flops_share"] == 1.0
     assert rows[2]["flops_share"] == pytest.approx(0.5, abs=0.01)
+
+
+def test_the_expected_flops_of_an_epoch_of_one_step_are_those_of_its_probability(tmp_path):
+    train(settings(tmp_path, epochs=3, batch_size=1000, model=ModelConfig(stoch_depth_probability=1.0)))
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["expected_flops_share"] == pytest.approx(0.75, abs=0.01)
 
 
 @pytest.mark.parametrize("mode", ["batch", "row"])
@@ -280,7 +288,7 @@ def test_resume_on_other_images_is_refused_and_names_them(tmp_path, monkeypatch)
 @pytest.mark.parametrize("content", ["{", "[]", "3", "{}"])
 def test_settings_that_cannot_be_read_are_named(tmp_path, content):
     (tmp_path / "config.json").write_text(content)
-    with pytest.raises(SettingsError, match=r"^resume: [^\n]*config\.json cannot be read [^\n]*$"):
+    with pytest.raises(SettingsError, match=r"^output: [^\n]*config\.json cannot be read [^\n]*$"):
         train(settings(tmp_path, resume=True))
 
 
@@ -326,6 +334,15 @@ def test_weights_that_do_not_exist_are_named_before_data_is_read(tmp_path, monke
     monkeypatch.setattr(engine, "load_data", lambda config: pytest.fail("the data was read"))
     with pytest.raises(SettingsError, match=rf"^model\.weights: [^\n]*{reason}[^\n]*$"):
         train(settings(tmp_path, model=ModelConfig(weights=weights)))
+
+
+def test_more_outputs_than_classes_have_no_names(tmp_path):
+    train(settings(tmp_path, epochs=1, model=ModelConfig(num_classes=7)))
+    model = cifar_resnet20_stodepth_lineardecay(num_classes=7, weights=tmp_path / "last.safetensors")
+    assert model.categories is None
+    config = EvaluateConfig(model=ModelConfig(weights=str(tmp_path / "last.safetensors")), data=settings(tmp_path).data)
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert evaluate_weights(config)["error_percent"] == pytest.approx(result["test_error_last"])
 
 
 def test_fewer_outputs_than_classes_are_refused(tmp_path):

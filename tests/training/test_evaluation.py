@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from sklearn.metrics import log_loss, top_k_accuracy_score
 from torch import nn
 
+from stodepth_models import CifarResNet20_Weights
 from stodepth_models.training.config import DataConfig, EvaluateConfig, ModelConfig, OptimConfig, TrainConfig
 from stodepth_models.training.engine import train
 from stodepth_models.training.evaluation import evaluate_weights, report
@@ -130,3 +131,13 @@ def test_weights_that_cannot_be_evaluated_are_refused(tmp_path):
     model = ModelConfig(weights=str(tmp_path / "empty.pth"), options={"shortcutt": "B"})
     with pytest.raises(SettingsError, match=r"^model\.options: .*unexpected keyword argument 'shortcutt'"):
         evaluate_weights(EvaluateConfig(model=model, data=DataConfig(name="folder", root=tmp_path / "none")))
+
+
+def test_weights_are_evaluated_alike_by_name_by_path_and_by_url(tmp_path):
+    member = CifarResNet20_Weights.CIFAR10_JPEG_V1
+    data = make_pets(tmp_path, "test", ("cat", "dog"))
+    figures = []
+    for source in ("CIFAR10_JPEG_V1", str(member.path()), member.path().as_uri()):
+        result = evaluate_weights(EvaluateConfig(model=ModelConfig(weights=source), data=data, cpu=True))
+        figures.append((result["top1"], result["nll"]))
+    assert figures[0] == figures[1] == figures[2]

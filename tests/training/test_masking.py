@@ -50,3 +50,5 @@ def test_what_masks_cannot_do_is_refused():
         ModelConfig(masked=True)
     with pytest.raises(ValueError, match=r"model\.masked=true follows no schedule"):
         ModelConfig(masked=True, mode="row", rescale="train", ramp_epochs=2)
+    with pytest.raises(ValueError, match=r"leave out model\.sync_gates and model\.sync_batchnorm"):
+        ModelConfig(masked=True, mode="row", rescale="train", sync_gates=True)

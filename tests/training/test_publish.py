@@ -149,7 +149,7 @@ def test_the_runs_of_a_sweep_keep_their_places(run, tmp_path):
     assert sorted(path.parent.relative_to(small).as_posix() for path in small.rglob("result.json")) == names
     settings = json.loads((small / names[2] / "config.json").read_text())["settings"]
     assert (settings["output"], settings["seed"], settings["optim"]["lr"]) == (names[2], 1, 0.2)
-    assert write_report(small, tmp_path / "report") == (3, [])
+    assert write_report(small, tmp_path / "report")[:2] == (3, [])
 
 
 def test_a_run_alone_keeps_the_name_that_it_is_given_by(run, tmp_path, monkeypatch):

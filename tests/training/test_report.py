@@ -242,6 +242,8 @@ def test_a_page_shows_the_tables_between_its_markers(runs, tmp_path):
     )
     script = Path(__file__).resolve().parents[2] / "scripts" / "report.py"
     environment = os.environ | {"PYTHONPATH": str(script.parents[1])}
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "digits.md").write_text("a table of another report")  # has no markers in the page
     subprocess.run(
         [sys.executable, script, runs, "-o", tmp_path / "report", "--page", page], check=True, env=environment
     )

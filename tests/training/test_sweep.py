@@ -90,6 +90,14 @@ def test_a_folder_with_another_run_is_refused_before_anything_runs(tmp_path, fin
         plan([RECIPE], [1, 2], {}, tmp_path, ["--epochs=99"])
 
 
+def test_a_folder_whose_settings_cannot_be_read_is_named(tmp_path):
+    (run,) = plan([RECIPE], [1], {}, tmp_path)
+    run.folder.mkdir(parents=True)
+    (run.folder / "config.json").touch()
+    with pytest.raises(SettingsError, match=r"^output: .*seed1/config\.json cannot be read"):
+        plan([RECIPE], [1], {}, tmp_path)
+
+
 def test_no_two_runs_share_a_folder(tmp_path):
     with pytest.raises(SettingsError, match=r"output: two runs would go to .*seed1"):
         plan([RECIPE], [1, 1], {}, tmp_path)

@@ -1,0 +1,38 @@
+"""Image files, as training, evaluation and prediction all read them."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+__all__ = ["LARGEST_UNCUT", "open_rgb", "resized"]
+
+LARGEST_UNCUT = 64  # pixels a side
+
+
+def resized(side: int) -> int:
+    """Return the shorter side that an image is scaled to before its middle is cut out; small images are used whole."""
+    return side if side <= LARGEST_UNCUT else round(side / 0.875)
+
+
+def open_rgb(path: Path) -> Image.Image:
+    """Return a decoded RGB image, upright as its camera held it; 16 bits a pixel are scaled to 8.
+
+    Raises:
+        ValueError: the file cannot be read as an image, or holds numbers whose range is not known.
+    """
+    try:
+        with Image.open(path) as image:
+            return _eight_bits(ImageOps.exif_transpose(image)).convert("RGB")
+    except Exception as error:  # whatever damaged bytes provoke in a decoder
+        reason = next(iter(str(error).splitlines()), type(error).__name__).replace(str(path), "the file")
+        raise ValueError(f"{path} cannot be read as an image ({reason})") from None
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """The image without what ``convert("RGB")`` would cut off at white."""
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) // 256).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError(f"pixels of mode {image.mode} have no known range, save it with 8 or 16 bits a channel")
+    return image
