@@ -113,7 +113,8 @@ class DataConfig:
         padding: zero padding in pixels before the random crop of small images; none given: 4, less for
             images below 32 pixels, 0 for SVHN.
         flip: mirror at random; none given: yes, except for digits and SVHN.
-        mean: of each channel, in [0, 1]; none given: measured on the training images.
+        mean: of each channel, in [0, 1]; none given: measured on the training images, or in an evaluation what the
+            weights were trained with, where they tell.
         std: of each channel; goes with ``mean``.
         unreadable: ``"stop"`` at an image that cannot be read, or ``"skip"`` it with a warning.
         workers: processes that decode large images.
