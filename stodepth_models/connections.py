@@ -23,7 +23,7 @@ def affine(layer: Any) -> Scaling:
     """Return the scaling of a layer whose output is linear in its weight and bias, such as a normalisation.
 
     Raises:
-        ValueError: ``layer`` has no weight.
+        ValueError: ``layer`` has no weight, or is None: not known.
     """
     weight, bias = getattr(layer, "weight", None), getattr(layer, "bias", None)
     if layer is None:
@@ -39,7 +39,7 @@ def _promoted(block: Any, x: Tensor, identity: Tensor) -> torch.dtype:
 
 
 def _not_foldable(block: Any) -> Scaling:
-    raise ValueError("it does not end in a layer that is known")
+    return affine(None)
 
 
 @dataclass(frozen=True)

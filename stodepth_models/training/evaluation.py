@@ -28,9 +28,8 @@ def evaluate_weights(config: EvaluateConfig) -> dict[str, Any]:
     """Return top-1 and top-5 accuracy, negative log-likelihood, calibration error and images a second.
 
     Weights that are published, or that a training run saved, bring their own standardisation, unless ``data.mean`` is
-    given. Where the weights
-    know their classes by the names that the data set uses, the names decide which output stands for which class; else
-    the order does.
+    given. Where the weights know their classes by the names that the data set uses, the names decide which output
+    stands for which class; else the order does.
 
     Raises:
         SettingsError: ``model.weights`` is missing, or ``model.options`` are refused.

@@ -62,18 +62,19 @@ def write_report(runs: Path, output: Path, processor_time: bool = False) -> Repo
     clock = "Processor time" if processor_time else "Training time"
     for dataset, members in groupby(group_runs(records), key=lambda group: group.dataset):
         stem = re.sub(r"\W+", "_", dataset).strip("_").lower()
-        groups = list(members)
-        tables[stem] = f"### {dataset}\n\n{to_markdown(lines(groups), clock)}\n{_NOTE}\n"
-        (output / f"{stem}.md").write_text(tables[stem], encoding="utf-8")
-        parts.append(_write_dataset(dataset, groups, clock, output / stem))
+        tables[stem], part = _write_dataset(dataset, list(members), clock, output / stem)
+        parts.append(part)
     page = _page(parts, unfinished)
     (output / "index.html").write_text(page, encoding="utf-8")
     return Report(len(records), unfinished, tables)
 
 
-def _write_dataset(dataset: str, groups: Sequence[Group], clock: str, stem: Path) -> str:
-    """Write the other files of one data set and return its part of the page."""
+def _write_dataset(dataset: str, groups: Sequence[Group], clock: str, stem: Path) -> tuple[str, str]:
+    """Write the files of one data set; return its table as Markdown and its part of the page."""
     table = lines(groups)
+    rows = to_markdown(table, clock)
+    markdown = f"### {dataset}\n\n{rows}\n{_NOTE}\n"
+    stem.with_suffix(".md").write_text(markdown, encoding="utf-8")
     stem.with_suffix(".tex").write_text(to_latex(table, clock, f"{dataset}. {_NOTE}"), encoding="utf-8")
     stem.with_suffix(".csv").write_text(to_csv(table), encoding="utf-8")
     pictures = []
@@ -82,7 +83,7 @@ def _write_dataset(dataset: str, groups: Sequence[Group], clock: str, stem: Path
         figure.savefig(path, metadata={"Date": None})
         figure.savefig(path.with_suffix(".png"), dpi=200)
         pictures.append(_picture(path, f"{dataset}: {name.replace('_', ' ')}"))
-    return f"<h2>{html.escape(dataset)}</h2>\n{_html_table(to_markdown(table, clock))}\n{''.join(pictures)}"
+    return markdown, f"<h2>{html.escape(dataset)}</h2>\n{_html_table(rows)}\n{''.join(pictures)}"
 
 
 def _page(parts: Sequence[str], unfinished: Sequence[Path]) -> str:
