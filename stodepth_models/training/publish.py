@@ -90,7 +90,7 @@ def model_table(entries: Sequence[dict[str, Any]]) -> str:
         how = "pretrained=True" if entry["default"] else f'weights="{entry["name"]}"'
         rows.append((
             f"`{entry['builder']}`", f"`{entry['name']}`", f"{entry['num_params']:,}", f"{entry['ops']:.3f}",
-            f"{entry['acc@1']:.2f}", entry["dataset"], f"{entry['file_size']:.2f}",
+            f"{entry['acc@1']:.2f}", entry["dataset"], f"{entry['file_size']:.1f}",
             f"`sdm.{entry['builder']}{SUFFIX}({how})`",
         ))  # fmt: skip
     return _markdown(rows)
