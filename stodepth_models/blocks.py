@@ -102,13 +102,13 @@ def _activate(activation: nn.Module, out: Tensor, identity: Tensor) -> Tensor:
     if out is not identity:
         return activation(out)
     # Dropped: autograd, or a caller, may still need the shortcut's values, so nothing is done in place.
-    return relu(out) if isinstance(activation, nn.ReLU) else activation(out.clone())
+    return relu(out) if type(activation) is nn.ReLU else activation(out.clone())
 
 
 @torch.compiler.disable
 def _activate_eagerly(activation: nn.Module, out: Tensor, identity: Tensor) -> Tensor:
     """Activate, but spare a dropped block behind a ReLU the second one: it would change nothing and save its output."""
-    if isinstance(activation, nn.ReLU) and _is_relu_output(out):
+    if type(activation) is nn.ReLU and _is_relu_output(out):
         return out
     return _activate(activation, out, identity)
 

@@ -55,7 +55,7 @@ def refuse_collectives(branch: Branch) -> None:
     """
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         return
-    if any(isinstance(m, nn.SyncBatchNorm) for root in modules_of(branch) for m in root.modules()):
+    if any(isinstance(m, nn.SyncBatchNorm) and m.training for root in modules_of(branch) for m in root.modules()):
         raise RuntimeError(
             "a SyncBatchNorm in a stochastic branch waits for the ranks that drop the branch; "
             "build the model with sync_gates=True"

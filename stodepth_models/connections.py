@@ -23,13 +23,16 @@ def affine(layer: Any) -> Scaling:
     """Return the scaling of a layer whose output is linear in its weight and bias, such as a normalisation.
 
     Raises:
-        ValueError: ``layer`` has no weight, or is None: not known.
+        ValueError: ``layer`` has no weight, or more than weight and bias (adapters,
+            parametrizations), or is None: not known.
     """
     weight, bias = getattr(layer, "weight", None), getattr(layer, "bias", None)
     if layer is None:
         raise ValueError("it does not end in a layer that is known")
     if not isinstance(weight, Tensor):
         raise ValueError(f"it ends in {type(layer).__name__} without a weight")
+    if any(parameter is not weight and parameter is not bias for parameter in layer.parameters()):
+        raise ValueError(f"it ends in {type(layer).__name__} with parameters beside weight and bias")
     return [(weight, 1), (bias, 1)] if isinstance(bias, Tensor) else [(weight, 1)]
 
 

@@ -24,7 +24,7 @@ def to_torchvision(model: nn.Module) -> ResNet:
         model: a model of the ImageNet family.
 
     Raises:
-        TypeError: ``model`` is not a torchvision ResNet.
+        TypeError: ``model`` is not a torchvision ResNet, or of a subclass of it.
         ValueError: a model of the CIFAR family, which torchvision has no class for, or one with gates in other places
             than its residual blocks.
     """
@@ -35,6 +35,11 @@ def to_torchvision(model: nn.Module) -> ResNet:
                 f"model must be of the ImageNet family, torchvision has no {kind}: use fold_rescale(model)"
             )
         raise TypeError(f"model must be a torchvision ResNet with stochastic depth, got {kind}")
+    if _foreign_class(model) is not ResNet:
+        raise TypeError(
+            f"model must be a ResNet itself, got its subclass {type(model).__name__}, whose own code would be lost: "
+            "use remove_stochastic_depth(model)"
+        )
     plain = copy.deepcopy(model)
     fold_rescale(plain)
     for _, block, gate in gated_blocks(plain):

@@ -45,6 +45,10 @@ def fold_into(state: dict[str, Tensor], model: nn.Module, scales: Sequence[float
             "stochastic one and use to_torchvision"
         )
     folded = dict(state)
+    names: dict[int, list[str]] = {}
+    held = model.state_dict(keep_vars=True)  # alive: ids are compared. Its names are those of `state`, wrapped or not.
+    for key, tensor in held.items():
+        names.setdefault(id(tensor), []).append(key)
     for (name, block, gate), source in zip(blocks, sources, strict=True):
         if source == gate.eval_scale:
             continue
@@ -53,12 +57,10 @@ def fold_into(state: dict[str, Tensor], model: nn.Module, scales: Sequence[float
                 f"{name} scales its branch by {source:g} in the source and by survival_prob=0 here, which no weights "
                 "make up for: choose a survival probability above 0, or rescale='train' or 'none'"
             )
-        powers = {id(tensor): power for tensor, power in _scaling(name, block, gate)}
-        held = [*block.named_parameters(remove_duplicate=False), *block.named_buffers(remove_duplicate=False)]
-        for part, tensor in held:
-            key = f"{name}.{part}" if name else part
-            if id(tensor) in powers and key in folded:
-                folded[key] = _times(folded[key], source / gate.eval_scale, powers[id(tensor)])
+        for tensor, power in _scaling(name, block, gate):
+            for key in names.get(id(tensor), ()):
+                if key in folded:
+                    folded[key] = _times(folded[key], source / gate.eval_scale, power)
     return folded
 
 
@@ -96,12 +98,20 @@ def _scaling(name: str, block: nn.Module, gate: StochasticResidual) -> Scaling:
         if isinstance(block, GatedBlock):
             return block.connections[block.gates.index(gate)].scaling(block)
         remedy = "name the layer in an attribute `last_norm` of the block"
-        return affine(getattr(block, "last_norm", None))
+        return affine(_last_norm(block))
     except ValueError as error:
         raise ValueError(
             f"the evaluation scale of {name} cannot be folded into its weights: {error}; "
             f"use rescale='train', or {remedy}"
         ) from None
+
+
+def _last_norm(block: nn.Module) -> nn.Module | None:
+    """The layer that the block's class names, unless a subclass has changed the branch since."""
+    definers = [cls for cls in type(block).__mro__ if {"branch", "last_norm"} & {*vars(cls)}]
+    is_property = hasattr(type(block), "last_norm")  # not a submodule of that name
+    changed = is_property and "last_norm" not in vars(definers[0])
+    return None if changed else getattr(block, "last_norm", None)
 
 
 def _times(tensor: Tensor, factor: float, power: int) -> Tensor:

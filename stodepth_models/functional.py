@@ -16,7 +16,15 @@ from torch.nn import Parameter
 from .eager import EAGER_DEVICES
 from .gates import Rows, check_probability, dropped_runs
 
-__all__ = ["add_residual", "add_rows", "drop_path", "keep_in_graph", "select_rows", "take_rows"]
+__all__ = [
+    "add_residual",
+    "add_rows",
+    "drop_path",
+    "is_transformed",
+    "keep_in_graph",
+    "select_rows",
+    "take_rows",
+]
 
 
 def drop_path(x: Tensor, keep_prob: float = 1.0, inplace: bool = False) -> Tensor:
@@ -39,7 +47,7 @@ def drop_path(x: Tensor, keep_prob: float = 1.0, inplace: bool = False) -> Tenso
     check_probability("keep_prob", keep_prob)
     if keep_prob == 1.0:
         return x
-    dropped = torch.rand(len(x), dtype=torch.float64, device="cpu") >= keep_prob
+    dropped = torch.rand(x.shape[0], dtype=torch.float64, device="cpu") >= keep_prob
     dropped = dropped.to(x.device, non_blocking=True).view(-1, *[1] * (x.dim() - 1))
     scaled = x.div_(keep_prob or 1.0) if inplace else x / (keep_prob or 1.0)
     return scaled.masked_fill_(dropped, 0.0)
@@ -59,7 +67,7 @@ def add_residual(identity: Tensor, branch: Tensor, scale: float = 1.0, inplace: 
     if inplace and scale == 1.0:
         branch += identity
         return branch
-    if inplace and not (torch.is_grad_enabled() or _is_transformed()):
+    if inplace and not (torch.is_grad_enabled() or _is_traced_or_transformed()):
         return torch.add(identity, branch, alpha=scale, out=branch)  # no new memory
     out = torch.add(identity, branch, alpha=scale)
     return out.to(branch.dtype) if inplace else out
@@ -81,7 +89,7 @@ def select_rows(x: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
     filling a second one with zeros. One run of rows shares its memory with ``x``, but not where branches are compiled:
     the compiler tells a view from a whole tensor, and compiles for either.
     """
-    return _SelectRows.apply(x, rows)
+    return (take_rows(x, rows), x) if is_transformed() else _SelectRows.apply(x, rows)
 
 
 @torch.compiler.disable
@@ -97,6 +105,10 @@ def add_rows(
         scale: factor of the branch.
         dtype: dtype of the result; None: what the two promote to.
     """
+    if is_transformed():
+        dtype = dtype or torch.promote_types(identity.dtype, branch.dtype)
+        index = rows if isinstance(rows, Tensor) else torch.cat([torch.arange(run.start, run.stop) for run in rows])
+        return identity.to(dtype).index_add(0, index.to(identity.device), branch.to(dtype), alpha=scale)
     return _AddRows.apply(identity, branch, rows, scale, dtype)
 
 
@@ -181,10 +193,14 @@ class _KeepInGraph(Function):
         return grad, *(torch.zeros_like(parameter) for parameter in ctx.parameters)
 
 
-def _is_transformed() -> bool:
+def _is_traced_or_transformed() -> bool:
     """Whether a compiler, ``torch.vmap`` or forward-mode differentiation is at work, which know no ``out=``."""
-    compiling = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    return compiling or torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    return torch.compiler.is_compiling() or torch.jit.is_tracing() or is_transformed()
+
+
+def is_transformed() -> bool:
+    """Whether a transform of ``torch.func`` or forward-mode differentiation is at work, which know no hooks of ours."""
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def _is_one_run(rows: Rows) -> bool:

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import torch
 from huggingface_hub import ModelCard, ModelHubMixin, constants, hf_hub_download
 from huggingface_hub.errors import HFValidationError
+from torch import Tensor, nn
 from torchvision.models import get_model_builder
 
 from .checkpoints import parse_config, read_file, write_file
@@ -97,6 +98,7 @@ class HubModel(
         model = rebuild(config, given["overrides"])
         if not isinstance(model, cls):
             raise ValueError(f"{model_id} holds a {type(model).__name__}, use {type(model).__name__}.from_pretrained")
+        _take_dtypes(model, checkpoint.state_dict)
         load_checkpoint(model, checkpoint)
         return model.eval()
 
@@ -151,6 +153,13 @@ def rebuild(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> Any:
     if not {"prob_0_L", "depth_rule"} & {*overrides}:
         set_survival_probs(model, config["survival_probs"])
     return model.to(DTYPES.get(config.get("dtype", ""), torch.float32))
+
+
+def _take_dtypes(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Give every weight the dtype it was saved with: norms may be more precise than the rest."""
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if name in weights:
+            tensor.data = tensor.data.to(weights[name].dtype)
 
 
 def _check_rebuilds(model: HubModel, config: Mapping[str, Any], callables: Mapping[str, Any]) -> None:

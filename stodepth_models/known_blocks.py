@@ -12,6 +12,8 @@ from .torchvision_blocks import TORCHVISION_BLOCKS
 
 __all__ = ["find_known", "known_names", "original_class", "register_block"]
 
+TIMM_MODULE = "timm.models.resnet"
+
 _known: dict[type[nn.Module], KnownBlock] = {}
 
 
@@ -33,14 +35,18 @@ def register_block(
             own. It keeps ``N``.
         identity: the shortcut, from the block and ``x``; None: ``x`` itself.
         activation: what follows the sum, from the block and the sum; None: nothing.
-        last_norm: from the block, the layer with weight and bias that ends the branch. Only
-            :func:`remove_stochastic_depth` under ``rescale="eval"`` needs it.
+        last_norm: from the block, the layer with weight and bias that ends the branch. What moves an evaluation scale
+            into weights needs it: :func:`remove_stochastic_depth`, :func:`fold_rescale` and :func:`load_pretrained`
+            under ``rescale="eval"``.
 
     Raises:
         TypeError: ``cls`` is not a class of modules, or another argument not a function.
+        ValueError: ``cls`` is a block of torchvision's or timm's that is known already.
     """
     if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
         raise TypeError(f"cls must be a subclass of torch.nn.Module, got {cls!r}")
+    if cls in TORCHVISION_BLOCKS or (cls.__module__ == TIMM_MODULE and find_known(cls)):
+        raise ValueError(f"{cls.__module__}.{cls.__name__} is known already: register a subclass")
     functions = {"branch": branch, "identity": identity, "activation": activation, "last_norm": last_norm}
     for name, function in functions.items():
         if not callable(function) and (function is not None or name == "branch"):
@@ -53,7 +59,7 @@ def register_block(
 
 def find_known(cls: type[nn.Module]) -> KnownBlock | None:
     """Return what is known of exactly this class."""
-    if cls not in _known and cls.__module__ == "timm.models.resnet":
+    if cls not in _known and cls.__module__ == TIMM_MODULE:
         from .timm_blocks import TIMM_BLOCKS  # timm is an optional dependency; here it is loaded already
 
         for block, known in TIMM_BLOCKS.items():

@@ -5,17 +5,20 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.fx
 from torch import Tensor, nn
 from torch._dynamo import maybe_mark_dynamic
 
 from .branch import Branch, call_with_one_row, keep_in_ddp_graph, output_dtype, refuse_collectives
 from .eager import EAGER_DEVICES, call_eagerly
-from .functional import add_residual, add_rows, drop_path, select_rows, take_rows
+from .functional import add_residual, add_rows, drop_path, is_transformed, select_rows, take_rows
 from .gates import MODES, RESCALES, Rows, check_choice, check_probability, count_rows, draw_batch, draw_rows
 from .recompute import save_instead
 from .stochastic_gate import StochasticGate
 
 __all__ = ["DropPath", "StochasticResidual"]
+
+torch.fx.wrap("drop_path")  # one node of an FX graph, which would freeze its draw
 
 ALL: Rows = (slice(0, None),)  # the gate of a batch that survives whole
 
@@ -97,9 +100,15 @@ class StochasticResidual(StochasticGate):
             identity: output of the shortcut, same shape as the branch's output.
 
         Raises:
-            RuntimeError: a training model is exported, or a SyncBatchNorm would wait for ranks with other gates.
+            RuntimeError: a training model is exported or traced, or a SyncBatchNorm would wait for ranks with other
+                gates.
         """
         if self.draws():
+            if isinstance(x, torch.fx.Proxy):
+                raise RuntimeError(
+                    "an FX graph would freeze the gates of a StochasticResidual: keep the module that holds it whole, "
+                    'as in create_feature_extractor(..., tracer_kwargs={"leaf_modules": [Block]})'
+                )
             return self._forward_gated(branch, x, identity)
         scale = 1.0 if self.training else self.eval_scale
         if scale == 0.0:
@@ -120,7 +129,7 @@ class StochasticResidual(StochasticGate):
                 survivors = survivors.to(x.device, non_blocking=True)
             rows, shared = select_rows(x, survivors)
             identity = shared if identity is x else identity
-            if torch.is_grad_enabled():
+            if torch.is_grad_enabled() and not is_transformed():
                 memory = save_instead(x, rows, partial(take_rows, rows=survivors))
         maybe_mark_dynamic(rows, 0)  # compile once for every number of survivors
         with memory:

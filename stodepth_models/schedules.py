@@ -1,6 +1,6 @@
 """Survival probabilities that move over training, in the manner of ``torch.optim.lr_scheduler``."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -138,11 +138,11 @@ class StochasticDepthProbabilitySchedulerLinear:
         self.cur_epoch = _whole("cur_epoch", cur_epoch, 0)
         epochs = _whole("max_epochs", max_epochs, 1)
         self.schedule = torch.linspace(stoch_depth_probability, final_stoch_depth_probability, epochs).tolist()
-        self._set()
+        self._set(self.cur_epoch)
 
     def step(self) -> None:
         """Set the probability of the epoch that begins."""
-        self._set()
+        self._set(self.cur_epoch)
         self.cur_epoch += 1
 
     def get_last_probs(self) -> list[float]:
@@ -150,16 +150,16 @@ class StochasticDepthProbabilitySchedulerLinear:
         return survival_probs(self.model)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the epoch and the probabilities."""
-        return {"cur_epoch": self.cur_epoch, "schedule": list(self.schedule)}
+        """Return the epochs, that to come and that whose probability the model has, and the probabilities."""
+        return {"cur_epoch": self.cur_epoch, "set_epoch": self._set_epoch, "schedule": list(self.schedule)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over a state, and set the model's probability to that of the epoch it was saved in."""
         self.cur_epoch, self.schedule = state_dict["cur_epoch"], list(state_dict["schedule"])
-        self._set(max(self.cur_epoch - 1, 0))
+        self._set(state_dict["set_epoch"])
 
-    def _set(self, epoch: int | None = None) -> None:
-        epoch = self.cur_epoch if epoch is None else epoch
+    def _set(self, epoch: int) -> None:
+        self._set_epoch = epoch
         set_survival_probs(self.model, min(1.0, max(0.0, self.schedule[min(epoch, len(self.schedule) - 1)])))
 
 
@@ -172,7 +172,7 @@ def _whole(name: str, value: int | None, least: int) -> int:
 
 
 def _one_each(name: str, probs: Probs, count: int) -> list[float]:
-    if not isinstance(probs, Sequence):
+    if isinstance(probs, str) or not isinstance(probs, Iterable):
         return [check_probability(name, probs)] * count
     values = [check_probability(name, value) for value in probs]
     if len(values) == 2:

@@ -15,7 +15,9 @@ class StochasticGate(nn.Module):
     Args:
         survival_prob: chance in ``[0, 1]`` that the gated work is done in a training step.
         sync_gates: all ranks of the default process group take the gates of rank 0. Needed where the gated work
-            holds collectives (SyncBatchNorm, FSDP units), which would wait for ranks that skip it.
+            holds collectives (SyncBatchNorm, FSDP units), which would wait for ranks that skip it, and under FSDP2
+            wherever its units are: it reduces the gradients that a rank has, position by position. Gates of rows
+            need batches of one size on all ranks.
 
     Attributes:
         last_share: share in ``[0, 1]`` of the rows that survived when gates were last drawn.

@@ -68,7 +68,8 @@ def apply_stochastic_depth(
     check_choice("rescale", rescale, RESCALES)
     blocks = _find_blocks(model, target_layer_name)
     for name, block in blocks:
-        check_swappable(name, block)
+        if not gates_of(block):
+            check_swappable(name, block)
     count, last = len(blocks), 1.0 - drop_rate
     probs = linear_decay(count, 1.0, last, rule="paper") if drop_distribution == "linear" else uniform(count, last)
     for (_, block), survival_prob in zip(blocks, probs, strict=True):
@@ -88,12 +89,14 @@ def remove_stochastic_depth(model: nn.Module) -> None:
         model: a model with stochastic blocks, also one that this package built.
 
     Raises:
-        ValueError: no stochastic block, or a scaled branch that does not end in a layer with a weight. The model is
-            left as it was.
+        ValueError: no stochastic block, one with a ``forward`` of its own, or a scaled branch that does not end in a
+            layer with a weight. The model is left as it was.
     """
     blocks = [(name, module) for name, module in model.named_modules() if gates_of(module)]
     if not blocks:
         raise ValueError(f"model must have blocks with stochastic depth, got {type(model).__name__}: {_seen(model)}")
+    for name, block in blocks:
+        check_swappable(name, block)
     fold_gates([(name, block, gate) for name, block in blocks for gate in gates_of(block)])
     for _, block in blocks:
         restore(block)
@@ -132,7 +135,13 @@ def _matches(cls: type[nn.Module], target: str | type[nn.Module]) -> bool:
 
 def _seen(model: nn.Module) -> str:
     """The classes of modules that could be blocks: those that hold others."""
-    classes = {type(m).__name__: None for m in model.modules() if next(m.children(), None) is not None}
+    classes = dict.fromkeys(type(m) for m in model.modules() if next(m.children(), None) is not None)
     for container in (type(model), *CONTAINERS):
-        classes.pop(container.__name__, None)
-    return f"block classes seen: {', '.join(classes) or 'none'}"
+        classes.pop(container, None)
+    return f"block classes seen: {', '.join(dict.fromkeys(map(_name, classes))) or 'none'}"
+
+
+def _name(cls: type[nn.Module]) -> str:
+    """The name of a class, with its module where it is that of a known one."""
+    is_namesake = cls.__name__ in known_names().split(", ") and find_known(original_class(cls)) is None
+    return f"{cls.__module__}.{cls.__name__}" if is_namesake else cls.__name__

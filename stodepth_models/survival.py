@@ -73,7 +73,10 @@ def uniform(L: int, p: float) -> list[float]:
 
 
 def survival_probs(model: nn.Module) -> list[float]:
-    """Return the survival probability of every stochastic block, in forward order; empty where there is none."""
+    """Return the survival probability of every stochastic block, in forward order; empty where there is none.
+
+    Forward order is that of ``model.modules()``: modules are taken to be registered in the order they are called in.
+    """
     return [gate.survival_prob for gate in _gates(model)]
 
 
@@ -84,7 +87,8 @@ def set_survival_probs(model: nn.Module, probs: float | Sequence[float]) -> None
 
     Args:
         model: a model with stochastic blocks.
-        probs: one probability in ``[0, 1]`` for all blocks, or a list with one for each, in forward order.
+        probs: one probability in ``[0, 1]`` for all blocks, or a list with one for each, in the order of
+            :func:`survival_probs`.
 
     Raises:
         ValueError: no stochastic block, a list of another length, or a probability outside ``[0, 1]`` or nan.
@@ -183,7 +187,8 @@ def recalibrate_bn(model: nn.Module, batches: Iterable[Any]) -> None:
     evaluated. Gates, dropout and the like stay in evaluation: the result is deterministic. Modes are restored.
 
     Args:
-        model: any model; its running means and variances are overwritten.
+        model: any model; its running means and variances are overwritten, but for a pass that fails: then all are
+            as before.
         batches: tensors ``(N, C, H, W)``, or tuples that begin with one, such as a DataLoader yields; moved to the
             device of the model's parameters.
 
@@ -193,6 +198,7 @@ def recalibrate_bn(model: nn.Module, batches: Iterable[Any]) -> None:
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     modes = {module: module.training for module in model.modules()}
     momenta = {norm: norm.momentum for norm in norms}
+    before = [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers()]
     seen = False
     try:
         model.eval()
@@ -202,6 +208,10 @@ def recalibrate_bn(model: nn.Module, batches: Iterable[Any]) -> None:
                 _start_cumulative(norms)
             seen = True
             model(x.to(next(model.parameters()).device))
+    except BaseException:
+        for buffer, value in before:
+            buffer.copy_(value)
+        raise
     finally:
         for norm, momentum in momenta.items():
             norm.momentum = momentum

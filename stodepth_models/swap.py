@@ -10,15 +10,15 @@ __all__ = ["check_swappable", "gates_of", "make_stochastic", "restore"]
 
 
 def check_swappable(name: str, block: nn.Module) -> None:
-    """Refuse a plain block whose class does not decide what it computes.
+    """Refuse a block whose class does not decide what it computes.
 
     Raises:
         ValueError: the block has a ``forward`` of its own.
     """
-    if "forward" in vars(block) and not gates_of(block):
+    if "forward" in vars(block):
         raise ValueError(
-            f"{name or 'the model'} has a forward method of its own, which would hide the stochastic one: "
-            "call apply_stochastic_depth before what has replaced it"
+            f"{name or 'the model'} has a forward method of its own, which would outlive a change of its class: "
+            "undo what has replaced it, or call apply_stochastic_depth first and remove_stochastic_depth last"
         )
 
 

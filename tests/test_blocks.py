@@ -28,6 +28,20 @@ def _pair(ours, theirs, planes, downsample=False):
     return block, twin
 
 
+class Capped(nn.ReLU):
+    def forward(self, x):
+        return super().forward(x).clamp(max=0.1)
+
+
+def test_a_dropped_block_applies_an_activation_that_only_looks_like_relu():
+    block = StoDepthBasicBlock(8, 8)
+    block.relu = Capped()
+    set_survival_probs(block, 0.0)
+    x = torch.randn(4, 8, 6, 6)
+    assert torch.equal(block(x), x.clamp(0.0, 0.1))
+    assert torch.equal(block(x.relu().requires_grad_().relu()), x.clamp(0.0, 0.1))
+
+
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("downsample", [False, True])
 @pytest.mark.parametrize(("ours", "theirs", "planes"), PAIRS, ids=IDS)

@@ -52,11 +52,18 @@ def test_surgery_on_a_torchvision_model_can_be_undone_by_conversion():
     assert b"stodepth" not in pickle.dumps(plain)
 
 
+class Tempered(sdm.StoDepthResNet):
+    def forward(self, x):
+        return super().forward(x) / 0.07
+
+
 def test_what_torchvision_has_no_class_for_is_refused():
     with pytest.raises(ValueError, match=r"torchvision has no CifarResNet: use fold_rescale\(model\)"):
         sdm.to_torchvision(sdm.cifar_resnet20_stodepth_lineardecay())
     with pytest.raises(TypeError, match="must be a torchvision ResNet with stochastic depth, got Linear"):
         sdm.to_torchvision(nn.Linear(1, 1))
+    with pytest.raises(TypeError, match="got its subclass Tempered, whose own code would be lost"):
+        sdm.to_torchvision(Tempered(sdm.StoDepthBasicBlock, [1, 1, 1, 1]))
     wrapped = torchvision.models.resnet18()
     wrapped.layer1[0] = sdm.StochasticDepthBlock(wrapped.layer1[0], 0.5)
     with pytest.raises(ValueError, match=r"gates must sit in torchvision's residual blocks, got others at layer1\.0"):

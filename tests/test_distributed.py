@@ -125,6 +125,16 @@ def _refuse_collectives_among_different_gates(rank):
         block(torch.randn(2, 16, 4, 4))
 
 
+def _frozen_batch_norms_communicate_nothing(rank):
+    model = sdm.cifar_resnet20_stodepth_lineardecay(prob_0_L=(0.5, 0.5))
+    model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    for module in model.modules():
+        if isinstance(module, torch.nn.SyncBatchNorm):
+            module.eval()
+    model(torch.randn(2, 3, 8, 8)).sum().backward()
+    assert sdm.mc_predict(model, torch.randn(2, 3, 8, 8), samples=2).probs.shape == (2, 10)
+
+
 def _all_checks(rank):
     _train_in_every_mode(rank)
     _average_gradients_over_ranks(rank)
@@ -133,6 +143,7 @@ def _all_checks(rank):
     _checkpoint_stages(rank)
     _dtype_under_autocast_does_not_depend_on_the_gates(rank)
     _refuse_collectives_among_different_gates(rank)
+    _frozen_batch_norms_communicate_nothing(rank)
 
 
 def test_two_ranks(tmp_path):

@@ -6,6 +6,7 @@ import torch
 import torchvision
 from randomised import randomise_norms
 from torch import nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
 from torchvision.ops import FrozenBatchNorm2d
 
 import stodepth_models as sdm
@@ -75,6 +76,67 @@ def test_a_branch_without_a_norm_is_refused_and_nothing_changes():
         sdm.fold_rescale(model)
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
     assert {gate.rescale for _, _, gate in gated_blocks(model)} == {"eval"}
+
+
+class Doubled(nn.Module):
+    def forward(self, weight):
+        return 2.0 * weight
+
+
+class Adapted(nn.BatchNorm2d):
+    def __init__(self, channels):
+        super().__init__(channels)
+        self.down, self.up = nn.Conv2d(channels, 1, 1), nn.Conv2d(1, channels, 1)
+
+    def forward(self, x):
+        return super().forward(x) + self.up(self.down(x))
+
+
+class Squeezed(sdm.StoDepthBasicBlock):
+    def branch(self, x):
+        return super().branch(x).tanh()
+
+
+class SqueezedAndNamed(Squeezed):
+    last_norm = sdm.StoDepthBasicBlock.last_norm
+
+
+def parametrized(block):
+    nn.utils.parametrize.register_parametrization(block.bn2, "weight", Doubled())
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (parametrized, "ends in ParametrizedBatchNorm2d with parameters beside weight"),
+        (lambda block: setattr(block, "bn2", Adapted(64)), "ends in Adapted with parameters beside weight and bias"),
+        (lambda block: setattr(block, "__class__", Squeezed), "does not end in a layer that is known"),
+    ],
+    ids=["parametrized", "adapter", "subclass"],
+)
+def test_a_scale_that_the_last_weight_does_not_carry_alone_is_refused(change, reason):
+    model = tiny()
+    change(model.layer3[2])
+    before = model(X)
+    for act in (lambda: sdm.fold_rescale(model), lambda: sdm.load_pretrained(model, model.state_dict())):
+        with pytest.raises(ValueError, match=rf"scale of layer3\.2 cannot be folded.*{reason}"):
+            act()
+        assert torch.equal(model(X), before)
+
+
+def test_a_subclass_that_names_its_last_norm_is_believed():
+    model = tiny()
+    model.layer3[2].__class__ = SqueezedAndNamed
+    before = model.layer3[2].bn2.weight.clone()
+    sdm.fold_rescale(model)
+    assert torch.equal(model.layer3[2].bn2.weight, before * 0.5)
+
+
+def test_loading_keeps_the_function_of_blocks_in_checkpointing_wrappers():
+    source, model = tiny(prob_0_L=(1.0, 1.0)), sdm.cifar_resnet20_stodepth_lineardecay()
+    apply_activation_checkpointing(model, check_fn=lambda module: isinstance(module, sdm.StoDepthBasicBlock))
+    sdm.load_pretrained(model, source.state_dict())
+    torch.testing.assert_close(model.eval()(X), source(X), rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,18 @@ def test_imagenet_models_and_their_dtype_travel_too(tmp_path):
     assert twin.groups == 32
 
 
+def test_norms_more_precise_than_the_rest_stay_so(tmp_path):
+    model = tiny().bfloat16()
+    for norm in model.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.float()
+    model.save_pretrained(tmp_path)
+    twin = sdm.CifarResNet.from_pretrained(tmp_path)
+    assert same_weights(model, twin)
+    assert {(p.dtype, p.requires_grad) for p in twin.bn1.parameters()} == {(torch.float32, True)}
+    assert twin.fc.weight.dtype == torch.bfloat16
+
+
 def test_survival_probabilities_set_later_are_saved(tmp_path):
     model = tiny()
     sdm.set_survival_probs(model, [0.9, 0.1, 0.3, 0.7, 0.2, 1.0, 0.4, 0.6, 0.5])

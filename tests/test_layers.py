@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
+from torchvision.models.feature_extraction import create_feature_extractor
 
 from stodepth_models import DropPath, StochasticDepthBlock, StochasticResidual, survival_probs
 from stodepth_models.gates import MODES, RESCALES, draw_rows
@@ -343,3 +344,68 @@ def test_drop_path_module():
     assert set(DropPath(0.25)(x).flatten().tolist()) == {0.0, 4.0}
     assert DropPath(0.25).eval()(x) is x
     assert repr(DropPath(0.25)) == "DropPath(p=0.25, inplace=False)"
+
+
+class Dropping(nn.Module):
+    def __init__(self, mask):
+        super().__init__()
+        self.conv, self.mask = nn.Conv2d(3, 3, 1), mask
+
+    def forward(self, x):
+        return x + self.mask(self.conv(x))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit", "ignore:NOTE. The nodes obtained")
+def test_drop_path_is_traced_without_freezing_its_draw():
+    x = torch.randn(64, 3, 4, 4)
+    traced = create_feature_extractor(nn.Sequential(Dropping(DropPath(0.5)), nn.ReLU()), ["0.add"]).train()
+    kept = [(traced(x)["0.add"] != x).flatten(1).any(1) for _ in range(2)]
+    assert 0 < kept[0].sum() < 64
+    assert not torch.equal(*kept)
+    scripted = torch.jit.trace(DropPath(0.5), x, check_trace=False)
+    assert scripted(x[:7]).shape == x[:7].shape
+
+
+class Gated(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.gate = nn.Conv2d(3, 3, 1), StochasticResidual(0.5)
+
+    def forward(self, x):
+        return self.gate(self.conv, x, x)
+
+
+def test_a_gate_that_would_be_frozen_in_a_graph_says_what_to_do():
+    model = nn.Sequential(Gated(), nn.ReLU())
+    with pytest.raises(RuntimeError, match="keep the module that holds it whole"):
+        create_feature_extractor(model, ["1"])
+    extractor = create_feature_extractor(model, ["1"], tracer_kwargs={"leaf_modules": [Gated]}).eval()
+    x = torch.randn(2, 3, 4, 4)
+    assert torch.equal(extractor(x)["1"], model.eval()(x))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit")  # with which PyTorch itself makes its rules of jvp
+@pytest.mark.parametrize("rescale", ["none", "train"])
+@pytest.mark.parametrize("mode", MODES)
+def test_transforms_of_torch_func_agree_with_the_backward_pass(mode, rescale):
+    torch.manual_seed(0)
+    gate, conv, x = (
+        StochasticResidual(0.6, mode, rescale),
+        nn.Conv2d(3, 3, 1).double(),
+        torch.randn(6, 3, 4, 4).double(),
+    )
+
+    def loss(weights, x):
+        torch.manual_seed(3)
+        return gate(lambda rows: torch.func.functional_call(conv, weights, rows), x, x).square().sum()
+
+    weights = dict(conv.named_parameters())
+    expected = torch.autograd.grad(loss(weights, x.requires_grad_()), [*weights.values(), x])
+    assert gate.last_share > 0.0
+    assert mode == "batch" or gate.last_share < 1.0
+    weights, x = {key: value.detach() for key, value in weights.items()}, x.detach()
+    of_weights, of_x = torch.func.grad(loss, argnums=(0, 1))(weights, x)
+    for got, wanted in zip([*of_weights.values(), of_x], expected, strict=True):
+        torch.testing.assert_close(got, wanted)
+    _, slope = torch.func.jvp(lambda x: loss(weights, x), (x,), (torch.ones_like(x),))
+    torch.testing.assert_close(slope, expected[-1].sum())

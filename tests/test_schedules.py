@@ -3,6 +3,7 @@
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -135,6 +136,21 @@ def test_arguments_are_checked(error, arguments, message):
     with pytest.raises(error, match=message):
         SurvivalSchedule(**{"model": model, "total_steps": 4, **arguments})
     assert survival_probs(model) == before
+
+
+def test_probabilities_of_blocks_may_be_an_array():
+    model = model_of()
+    SurvivalSchedule(model, 4, start=np.linspace(1.0, 0.6, 9))
+    assert survival_probs(model) == pytest.approx(linear_decay(9, 1.0, 0.6))
+    with pytest.raises(TypeError, match="start must be a probability"):
+        SurvivalSchedule(model, 4, start="0.5")
+
+
+def test_the_epoch_scheduler_resumes_before_its_first_step():
+    schedule = StochasticDepthProbabilitySchedulerLinear(cur_epoch=4, max_epochs=6, model=model_of())
+    other = model_of()
+    StochasticDepthProbabilitySchedulerLinear(max_epochs=6, model=other).load_state_dict(schedule.state_dict())
+    assert survival_probs(other)[0] == torch.linspace(1.0, 0.5, 6)[4].item()
 
 
 def test_the_state_of_another_depth_is_refused():

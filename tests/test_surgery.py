@@ -487,6 +487,16 @@ def test_a_block_whose_forward_has_been_replaced_is_refused():
     block = model.layer2[0]
     block.forward = lambda x, inner=block.forward: inner(x)  # around the stochastic one: the gates stay in force
     assert apply_stochastic_depth(model, drop_rate=0.5) == 5
+    with pytest.raises(ValueError, match=r"layer2\.0 has a forward .* undo what has replaced it"):
+        remove_stochastic_depth(model)
+    assert len(survival_probs(model)) == 5
+
+
+def test_namesakes_of_known_blocks_are_told_apart():
+    class BasicBlock(nn.Sequential): ...
+
+    with pytest.raises(ValueError, match=r"block classes seen: \w+\.BasicBlock; known: BasicBlock"):
+        apply_stochastic_depth(nn.Sequential(BasicBlock(nn.ReLU())))
 
 
 def test_a_scale_that_no_weight_can_hold_is_refused_and_nothing_changes():
@@ -515,6 +525,12 @@ def test_a_scale_that_no_weight_can_hold_is_refused_and_nothing_changes():
 def test_register_block_checks_its_arguments(arguments, message):
     with pytest.raises(TypeError, match=message):
         register_block(**{"cls": Unit, "branch": lambda block, x: relu(x), **arguments})
+
+
+@pytest.mark.parametrize("cls", [BasicBlock, timm.models.resnet.Bottleneck])
+def test_blocks_that_are_known_are_not_described_anew(cls):
+    with pytest.raises(ValueError, match=rf"{cls.__module__}\.{cls.__name__} is known already: register a subclass"):
+        register_block(cls, branch=lambda block, x: x)
 
 
 def test_loading_a_block_that_is_not_registered_says_so():

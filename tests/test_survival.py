@@ -145,6 +145,16 @@ def test_recalibration_is_the_mean_over_batches_at_full_depth():
     assert all(torch.equal(first[key], value) for key, value in model.state_dict().items())
 
 
+def test_recalibration_that_fails_changes_nothing():
+    model = cifar_resnet20_stodepth_lineardecay()
+    model(torch.rand(2, 3, 8, 8))
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(RuntimeError, match="channels"):
+        recalibrate_bn(model, [torch.rand(2, 3, 8, 8), torch.rand(2, 4, 8, 8)])
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    assert model.bn1.momentum == 0.1
+
+
 def test_recalibration_without_batches_changes_nothing():
     model = cifar_resnet20_stodepth_lineardecay()
     model(torch.rand(2, 3, 8, 8))
