@@ -40,6 +40,7 @@ from torch.nn.functional import cross_entropy
 import stodepth_models as sdm
 from stodepth_models.eager import EAGER_DEVICES
 from stodepth_models.gates import MODES
+from stodepth_models.hints import SUFFIX, full_name
 
 WARM_UP, COMPILE_WARM_UP = 3, 12  # steps of each model before those that count
 
@@ -183,7 +184,9 @@ CASES: dict[str, tuple[Callable[[argparse.Namespace], list[Row]], str, tuple[str
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", nargs="+", choices=CASES, metavar="case", help=", ".join(CASES))
-    parser.add_argument("--model", default="resnet50", help="builder without its suffix (default: %(default)s)")
+    parser.add_argument(
+        "--model", default="resnet50", help="builder, with or without its suffix (default: %(default)s)"
+    )
     parser.add_argument("--batch-size", type=int, default=16, help="images a step, at least 2 (default: %(default)s)")
     parser.add_argument("--image-size", type=int, help="pixels (default: 32 for cifar_*, else 128)")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="bfloat16 is autocast")
@@ -197,8 +200,18 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write settings and results to FILE")
     args = parser.parse_args(argv)
-    if args.batch_size < 2 or args.repeats < 1:
-        parser.error("--batch-size must be at least 2, --repeats at least 1")
+    try:
+        args.model = full_name(args.model).removesuffix(SUFFIX)
+    except ValueError as error:
+        parser.error(f"--model: {error}")
+    if args.batch_size < 2 or args.repeats < 1 or (args.image_size is not None and args.image_size < 1):
+        parser.error("--batch-size must be at least 2, --repeats and --image-size at least 1")
+    if not 0.0 <= args.p_last <= 1.0:
+        parser.error(f"--p-last must be a probability in [0, 1], got {args.p_last}")
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: this machine has no GPU that PyTorch can use")
+    if args.json is not None and not args.json.parent.is_dir():
+        parser.error(f"--json: there is no folder {args.json.parent}")
     args.image_size = args.image_size or (32 if args.model.startswith("cifar_") else 128)
     return args
 

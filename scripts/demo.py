@@ -139,6 +139,8 @@ def main():
     parser.add_argument("--seed", type=int, default=0, help="of weights, data order and gates (default: %(default)s)")
     parser.add_argument("--picture", default="demo.png", help="file to draw into (default: %(default)s)")
     args = parser.parse_args()
+    if args.images is not None and args.images < args.batch_size:
+        parser.error(f"--images must be at least --batch-size, {args.batch_size}")
 
     name_pictures()
     train_data, test_data = load_data(args.images, args.batch_size)

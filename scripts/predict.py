@@ -21,12 +21,12 @@ from torch import Tensor, nn
 from torchvision.models import WeightsEnum, get_model, get_model_weights
 from torchvision.transforms._presets import ImageClassification
 
+from stodepth_models import load_pretrained
 from stodepth_models.hints import full_name
-from stodepth_models.images import open_rgb, resized
+from stodepth_models.hub import rebuild
+from stodepth_models.images import IMAGES, is_image, open_rgb, resized
 from stodepth_models.published import CifarResNet20_Weights
-from stodepth_models.sources import resolve_source, saved_preprocessing
-
-IMAGES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+from stodepth_models.sources import read_checkpoint, resolve_source, saved_preprocessing
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -46,11 +46,22 @@ def find_images(paths: list[Path]) -> list[Path]:
     for path in paths:
         if not path.exists():
             raise FileNotFoundError(f"there is no file or folder {path}")
-        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGES) if path.is_dir() else [path]
+        inside = sorted(filter(is_image, path.rglob("*"))) if path.is_dir() else [path]
         if not inside:
-            raise FileNotFoundError(f"the folder {path} holds no images ({', '.join(sorted(IMAGES))})")
+            raise FileNotFoundError(f"the folder {path} holds no images ({', '.join(IMAGES)})")
         found += inside
     return found
+
+
+def build(name: str, weights: str) -> nn.Module:
+    """The model with its weights: where a file says what it was built from, options and all, the same again."""
+    source = resolve_source(weights, get_model_weights(name), name)
+    config = None if isinstance(source, WeightsEnum) else read_checkpoint(source, progress=False).config
+    if config is None or config["builder"] != name:
+        return get_model(name, weights=weights)
+    model = rebuild(config, {})
+    load_pretrained(model, source)
+    return model
 
 
 def preprocessing(model: str, weights: str) -> Callable[[Image.Image], Tensor]:
@@ -102,7 +113,7 @@ def main() -> int:
             raise ValueError("--batch-size and --top must be at least 1")
         paths = find_images(arguments.images)
         name = full_name(arguments.model)
-        model = get_model(name, weights=arguments.weights).eval()
+        model = build(name, arguments.weights).eval()
         transforms = preprocessing(name, arguments.weights)
         for batch in batches(paths, arguments.batch_size):
             for result in predict(model, transforms, batch, arguments.top):

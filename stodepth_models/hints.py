@@ -31,6 +31,8 @@ def full_name(name: str) -> str:
     for candidate in (name, name + SUFFIX):
         if candidate in known:
             return candidate
+    if f"cifar_{name}{SUFFIX}" in known:
+        raise ValueError(f"no model {name!r} in the zoo; did you mean cifar_{name}?")
     near = difflib.get_close_matches(name.removesuffix(SUFFIX), [k.removesuffix(SUFFIX) for k in known], n=3)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
     raise ValueError(f"no model {name!r} in the zoo; {hint}")

@@ -5,7 +5,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-__all__ = ["LARGEST_UNCUT", "open_rgb", "resized"]
+__all__ = ["IMAGES", "LARGEST_UNCUT", "is_image", "open_rgb", "resized", "shorter_side"]
+
+IMAGES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 LARGEST_UNCUT = 64  # pixels a side
 
@@ -13,6 +15,11 @@ LARGEST_UNCUT = 64  # pixels a side
 def resized(side: int) -> int:
     """Return the shorter side that an image is scaled to before its middle is cut out; small images are used whole."""
     return side if side <= LARGEST_UNCUT else round(side / 0.875)
+
+
+def is_image(path: Path) -> bool:
+    """Return whether a file has an image's name, and is none of the hidden ones that a Mac leaves beside it."""
+    return path.suffix.lower() in IMAGES and not path.name.startswith(".") and path.is_file()
 
 
 def open_rgb(path: Path) -> Image.Image:
@@ -27,6 +34,15 @@ def open_rgb(path: Path) -> Image.Image:
     except Exception as error:  # whatever damaged bytes provoke in a decoder
         reason = next(iter(str(error).splitlines()), type(error).__name__).replace(str(path), "the file")
         raise ValueError(f"{path} cannot be read as an image ({reason})") from None
+
+
+def shorter_side(path: Path) -> int | None:
+    """Return the shorter side of an image in pixels, from its header; None where that cannot be read."""
+    try:
+        with Image.open(path) as image:
+            return min(image.size)
+    except Exception:  # as in open_rgb, which says why
+        return None
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

@@ -128,18 +128,26 @@ def read_checkpoint(source: Source, progress: bool = True, check_hash: str | boo
 
 
 class Preprocessing(NamedTuple):
-    """Side of the images in pixels, mean and standard deviation of each channel, in [0, 1]."""
+    """How images are prepared.
+
+    Attributes:
+        side: in pixels.
+        mean: of each channel, in [0, 1].
+        std: of each channel.
+        resize: shorter side, in pixels, that images are scaled to before the middle is cut out; None: as is usual.
+    """
 
     side: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    resize: int | None = None
 
 
 def saved_preprocessing(source: Source) -> Preprocessing | None:
     """Return how images were prepared for published weights, or those of a training run; None where it is not known."""
     if isinstance(source, WeightsEnum):
         preset = source.transforms()
-        return Preprocessing(preset.crop_size[0], tuple(preset.mean), tuple(preset.std))
+        return Preprocessing(preset.crop_size[0], tuple(preset.mean), tuple(preset.std), preset.resize_size[0])
     config = read_checkpoint(source, progress=False).config or {}
     saved = config.get("training")
     return None if saved is None else Preprocessing(saved["image_size"], tuple(saved["mean"]), tuple(saved["std"]))

@@ -162,11 +162,25 @@ def test_compiling_reports_graphs_that_stay(monkeypatch):
     assert row["limit"] == 1.0
 
 
-@pytest.mark.parametrize("wrong", [["--batch-size", "1"], ["--repeats", "0"]])
-def test_settings_that_cannot_be_measured_are_refused(wrong, capsys):
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (["--batch-size", "1"], "--batch-size must be at least 2, --repeats and --image-size at least 1"),
+        (["--repeats", "0"], "--batch-size must be at least 2, --repeats and --image-size at least 1"),
+        (["--image-size", "0"], "--batch-size must be at least 2, --repeats and --image-size at least 1"),
+        (["--model", "resnet19"], "--model: no model 'resnet19' in the zoo; did you mean resnet18"),
+        (["--p-last", "1.5"], "--p-last must be a probability in [0, 1], got 1.5"),
+        (["--json", "/no/such/folder/x.json"], "--json: there is no folder /no/such/folder"),
+    ],
+)
+def test_settings_that_cannot_be_measured_are_refused(wrong, message, capsys):
     with pytest.raises(SystemExit, match="2"):
         args(*wrong)
-    assert "--batch-size must be at least 2, --repeats at least 1" in capsys.readouterr().err
+    assert message in capsys.readouterr().err
+
+
+def test_a_model_is_named_with_or_without_its_suffix():
+    assert args("--model", "cifar_resnet20_stodepth_lineardecay").model == "cifar_resnet20"
 
 
 def test_a_small_run_from_end_to_end(tmp_path, capsys):

@@ -15,6 +15,7 @@ from torchvision.transforms._presets import ImageClassification
 
 import stodepth_models as sdm
 from stodepth_models.checkpoints import write_file
+from stodepth_models.images import open_rgb
 from stodepth_models.recipe import describe
 from stodepth_models.sources import resolve_source, saved_preprocessing
 
@@ -58,7 +59,7 @@ def test_convert_keeps_how_images_were_prepared(call, tmp_path, out):
     (tmp_path / "folder.d").mkdir()
     assert call("convert_weights.py", tmp_path / "best.safetensors", tmp_path / out)[0] == 0
     saved = saved_preprocessing(resolve_source(tmp_path / out, None, "the test"))
-    assert saved == (24, (0.1, 0.2, 0.3), (0.5, 0.6, 0.7))
+    assert saved == (24, (0.1, 0.2, 0.3), (0.5, 0.6, 0.7), None)
     beside = tmp_path / ("one.json" if out.startswith("one") else "folder.d/config.json")
     assert json.loads(beside.read_text())["training"] == training
 
@@ -160,6 +161,28 @@ def test_predict_as_json_agrees_with_the_model(predict, photos):
     probabilities, classes = tiny()(image[None]).softmax(1)[0].topk(2)
     assert results[1]["classes"] == [f"kind {'abcdefghij'[index]}" for index in classes.tolist()]
     assert results[1]["probabilities"] == pytest.approx(probabilities.tolist(), rel=1e-4)
+
+
+def test_predict_builds_what_the_file_was_saved_from(call, photos):
+    model = tiny(shortcut="B", num_classes=3)
+    model.categories = ["cat", "dog", "eel"]
+    write_file(photos / "best.safetensors", model.state_dict(), describe(model))
+    arguments = ("--model", "cifar_resnet20", "--weights", photos / "best.safetensors", "--json")
+    status, out, _ = call("predict.py", *arguments, photos / "grey.jpg")
+    assert status == 0
+    result = json.loads(out)
+    assert set(result["classes"]) == {"cat", "dog", "eel"}
+    x = sdm.CifarResNet20_Weights.CIFAR10_IDELBAYEV.transforms()(open_rgb(photos / "grey.jpg"))[None]
+    expected = model(x).softmax(1)[0].sort(descending=True).values
+    assert result["probabilities"] == pytest.approx(expected.tolist(), rel=1e-4)
+
+
+def test_predict_leaves_out_what_a_mac_puts_beside_images(predict, photos):
+    (photos / "photos" / "._1.png").write_bytes(b"no picture")
+    (photos / "photos" / "dir.png").mkdir()
+    status, out, _ = predict(photos / "photos", "--json")
+    assert status == 0
+    assert "._1" not in out
 
 
 def test_predict_prepares_images_as_the_training_run_did(call, photos):

@@ -11,7 +11,7 @@ __all__ = ["changes", "differences", "flatten", "same_computation"]
 # What may differ between a run and its continuation: where it lies and how it is watched, not what it computes.
 _FREE = ("output", "resume", "progress", "trackers", "log_steps", "checkpoint_minutes", "checkpoint_steps",
          "stop_at_chance", "data.workers", "data.cache", "data.download", "data.root",
-         "data.label")  # fmt: skip
+         "data.label", "data.unreadable")  # fmt: skip
 
 
 def differences(saved: dict[str, Any], config: TrainConfig) -> list[str]:

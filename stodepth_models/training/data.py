@@ -1,14 +1,15 @@
 """From settings to the splits of a data set, in memory where the images are small."""
 
+import statistics
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torchvision.transforms.v2.functional import resize
 
-from ..images import LARGEST_UNCUT
+from ..images import LARGEST_UNCUT, resized, shorter_side
 from .config import DataConfig
-from .folders import Files, decode, find_root, open_image, scan, without_unreadable
+from .folders import Files, decode, find_root, scan, without_unreadable
 from .sources import Arrays, read_arrays
 
 __all__ = ["Data", "Split", "load_data"]
@@ -29,6 +30,7 @@ class Data:
         test: images of the final figure; None where the data set has none.
         classes: names.
         image_size: side in pixels.
+        resize: shorter side in pixels that large images are scaled to in evaluation, before the middle is cut out.
         padding: zero padding in pixels before a random crop.
         flip: mirror at random.
         mean: of each channel, ``(3,)``, in [0, 1].
@@ -40,30 +42,31 @@ class Data:
     test: Split | None
     classes: tuple[str, ...]
     image_size: int
+    resize: int
     padding: int
     flip: bool
     mean: Tensor
     std: Tensor
 
 
-def load_data(config: DataConfig, training: bool = True) -> Data:
+def load_data(config: DataConfig, split: str | None = None) -> Data:
     """Read a data set.
 
     Args:
         config: settings.
-        training: False accepts a data set without training images.
+        split: the images to evaluate, others being left out where they are not needed; None: all, to train on.
 
     Raises:
         ValueError: files are missing, damaged or refused, or there is nothing to train or validate on.
     """
     if config.name in ("folder", "cinic10", "imagenet"):
-        splits, classes, side = _read_folder(config)
+        splits, classes, side = _read_folder(config, split)
     else:
         arrays, classes = read_arrays(config)
         side = config.image_size or arrays["train"].images.shape[1]
         splits = {name: _resized(split, side) for name, split in arrays.items()}
     train, valid = splits.get("train"), splits.get("valid")
-    if train is None and training:
+    if train is None and split is None:
         raise ValueError(f"data.root: {config.root} has no train/ folder, only {', '.join(splits)}")
     if train is not None and valid is None:
         train, valid = _hold_back(train, config)
@@ -72,7 +75,8 @@ def load_data(config: DataConfig, training: bool = True) -> Data:
     mean, std = _statistics(train, side, config)
     padding = config.padding if config.padding is not None else _padding(config.name, side)
     flip = config.flip if config.flip is not None else config.name not in _NEVER_FLIPPED
-    return Data(train, valid, splits.get("test"), classes, side, padding, flip, mean, std)
+    resize_to = config.resize or resized(side)
+    return Data(train, valid, splits.get("test"), classes, side, resize_to, padding, flip, mean, std)
 
 
 def _padding(name: str, side: int) -> int:
@@ -80,9 +84,12 @@ def _padding(name: str, side: int) -> int:
     return 0 if name == "svhn" else min(4, round(side / 8))
 
 
-def _read_folder(config: DataConfig) -> tuple[dict[str, Split], tuple[str, ...], int]:
+def _read_folder(config: DataConfig, wanted: str | None) -> tuple[dict[str, Split], tuple[str, ...], int]:
     files, classes = scan(find_root(config.root.expanduser(), config.cache))
     side = config.image_size or (32 if config.name == "cinic10" else 224 if config.name == "imagenet" else _side(files))
+    is_standard = config.mean is not None or config.name == "imagenet"  # else the training images are measured
+    if wanted in ("valid", "test") and wanted in files and is_standard:
+        files = {wanted: files[wanted]}
     if side > LARGEST_UNCUT:
         # Only a set that may hold damaged images is read through beforehand: it takes as long as an epoch.
         if config.unreadable == "skip":
@@ -103,13 +110,14 @@ def _resized(split: Arrays, side: int) -> Arrays:
 
 
 def _side(files: dict[str, Files]) -> int:
-    for path in next(iter(files.values())).paths:
-        try:
-            side = min(open_image(path).size)
-        except ValueError:
-            continue  # reported when all are decoded
-        return side if side <= LARGEST_UNCUT else 224
-    raise ValueError("no image of the data set can be read")
+    """The middle of the shorter sides of some images, where it is small: a single thumbnail does not decide."""
+    paths = next(iter(files.values())).paths
+    sides = [side for path in paths[:: max(1, len(paths) // 100)] if (side := shorter_side(path)) is not None]
+    sides = sides or [side for path in paths if (side := shorter_side(path)) is not None]
+    if not sides:
+        raise ValueError("no image of the data set can be read")
+    side = statistics.median_low(sides)
+    return side if side <= LARGEST_UNCUT else 224
 
 
 def _hold_back(train: Split, config: DataConfig) -> tuple[Split, Split]:

@@ -27,9 +27,9 @@ __all__ = ["evaluate_weights", "report"]
 def evaluate_weights(config: EvaluateConfig) -> dict[str, Any]:
     """Return top-1 and top-5 accuracy, negative log-likelihood, calibration error and images a second.
 
-    Weights that are published, or that a training run saved, bring their own standardisation, unless ``data.mean`` is
-    given. Where the weights know their classes by the names that the data set uses, the names decide which output
-    stands for which class; else the order does.
+    Weights that are published, or that a training run saved, bring along how images are prepared, but for what the
+    settings give. Where the weights know their classes by the names that the data set uses, the names decide which
+    output stands for which class; else the order does.
 
     Raises:
         SettingsError: ``model.weights`` is missing, or ``model.options`` are refused.
@@ -38,9 +38,9 @@ def evaluate_weights(config: EvaluateConfig) -> dict[str, Any]:
     if config.model.weights is None:
         raise SettingsError("model.weights must name the weights to evaluate, got none")
     check_model(config.model)
-    data_config = _standardised_as_in_training(config.data, config.model)
+    data_config = _prepared_as_in_training(config.data, config.model)
     accelerator = make_accelerator(config.cpu, config.precision)
-    data = load_data(data_config, training=False)
+    data = load_data(data_config, config.split)
     # The classes follow the weights: a classifier that starts afresh would be measured at chance.
     model = build_model(config.model, None).to(accelerator.device).eval()
     return _measure(model, data, _outputs_of_classes(model, data, config), config, accelerator)
@@ -57,13 +57,15 @@ def report(result: dict[str, Any], as_json: bool) -> str:
     )
 
 
-def _standardised_as_in_training(config: DataConfig, model: ModelConfig) -> DataConfig:
-    if config.mean is not None:
-        return config
+def _prepared_as_in_training(config: DataConfig, model: ModelConfig) -> DataConfig:
     saved = saved_preprocessing(resolve_source(model.weights, get_model_weights(model.name), model.name))
     if saved is None:
         return config
-    return dataclasses.replace(config, mean=saved.mean, std=saved.std, image_size=config.image_size or saved.side)
+    resize = saved.resize if config.image_size in (None, saved.side) else None
+    return dataclasses.replace(
+        config, mean=config.mean or saved.mean, std=config.std or saved.std,
+        image_size=config.image_size or saved.side, resize=config.resize or resize,
+    )  # fmt: skip
 
 
 def _outputs_of_classes(model: nn.Module, data: Data, config: EvaluateConfig) -> Tensor:

@@ -12,13 +12,12 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from ..images import open_rgb
+from ..images import is_image, open_rgb
 from .archives import ARCHIVES, unpacked
 
 __all__ = ["Files", "decode", "find_root", "open_image", "scan", "without_unreadable"]
 
 _SPLITS = {"train": ("train", "training"), "valid": ("valid", "val", "validation"), "test": ("test",)}
-_IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,8 @@ def scan(root: Path) -> tuple[dict[str, Files], tuple[str, ...]]:
         root: folder that holds the splits.
 
     Raises:
-        ValueError: a class without images, a single class, or a split with a class that ``train`` does not have.
+        ValueError: a class or a split without images, a single class, or a split with a class that ``train`` does not
+            have.
     """
     folders = _split_folders(root)
     reference = folders.get("train") or next(iter(folders.values()))
@@ -78,6 +78,8 @@ def scan(root: Path) -> tuple[dict[str, Files], tuple[str, ...]]:
         if unknown:
             raise ValueError(f"{folder} has classes that {reference} has not: {', '.join(unknown)}")
         splits[split] = _scan_split(folder, classes)
+        if not splits[split].paths:
+            raise ValueError(f"{folder} holds no image: remove it or fill it")
     return splits, classes
 
 
@@ -136,7 +138,7 @@ def _scan_split(folder: Path, classes: Sequence[str]) -> Files:
     paths: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
-        files = [p for p in sorted((folder / name).rglob("*")) if p.suffix.lower() in _IMAGES and p.name[0] != "."]
+        files = [path for path in sorted((folder / name).rglob("*")) if is_image(path)]
         if not files and (folder / name).is_dir():
             raise ValueError(f"{folder / name} holds no image: remove the class or fill its folder")
         paths += files
@@ -164,10 +166,11 @@ def _error_of(path: Path) -> str | None:
 
 
 def _readable(files: Files, errors: list[str | None], unreadable: str) -> Tensor:
-    for error in filter(None, errors):
-        if unreadable == "stop":
+    for path, error in zip(files.paths, errors, strict=True):
+        if error is not None and unreadable == "stop":
             raise ValueError(error)
-        warnings.warn(error.split(":")[0] + ": skipped", stacklevel=3)
+        if error is not None:
+            warnings.warn(f"{path} cannot be read as an image: skipped", stacklevel=3)
     readable = torch.tensor([error is None for error in errors], dtype=torch.bool)
     left = set(files.labels[readable].tolist())
     for path, label in zip(files.paths, files.labels.tolist(), strict=True):

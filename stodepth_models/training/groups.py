@@ -38,9 +38,10 @@ class Group:
     @property
     def constant(self) -> bool:
         """Whether no block is ever dropped or masked."""
-        return not self.masked and all(
-            prob == 1.0 for run in self.runs.values() for row in run.rows for prob in row["survival"]
-        )
+        if self.masked:
+            return False
+        survival = [prob for run in self.runs.values() for row in run.rows for prob in row["survival"]]
+        return self.last_prob == 1.0 and all(prob == 1.0 for prob in survival)
 
     @property
     def masked(self) -> bool:
@@ -49,15 +50,20 @@ class Group:
 
     @property
     def last_prob(self) -> float:
-        """Survival probability of the last block, or of its rows, in the last epoch."""
-        if self.masked:
+        """Survival probability of the last block, or of its rows, in the last epoch, or at the end of a ramp."""
+        if self.masked or self.settings["model.ramp_epochs"]:
             return self.settings["model.prob_0_L"][1]
         return next(iter(self.runs.values())).rows[-1]["survival"][-1]
 
     @property
     def base(self) -> str:
-        """Everything but stochastic depth: groups of the same base are compared with each other."""
-        return json.dumps({key: value for key, value in sorted(self.settings.items()) if key not in _STOCHASTIC})
+        """Everything but stochastic depth: groups of the same base are compared with each other.
+
+        Second cycles are, too, which go on with weights of the same name from runs of their own.
+        """
+        settings = {key: value for key, value in sorted(self.settings.items()) if key not in _STOCHASTIC}
+        start = self.settings["model.weights"]
+        return json.dumps(settings | {"model.weights": start and start.rpartition("/")[2]})
 
     def values(self, name: str) -> list[float]:
         """Return an attribute of each run, in the order of the seeds."""

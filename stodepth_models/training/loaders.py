@@ -8,7 +8,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from ..images import resized
 from .data import Data, Split
 from .folders import Files, open_image
 from .order import EpochOrder, seeded
@@ -101,7 +100,9 @@ class EvaluationBatches:
                 images = self.split.images[indices].permute(0, 3, 1, 2).to(self.device)
                 yield self.standardise(images), self.split.labels[indices].to(self.device)
             return
-        for images, labels in _file_loader(self.data, self.split, [i.tolist() for i in self.indices], self.workers):
+        decoded = iter(_file_loader(self.data, self.split, [i.tolist() for i in self.indices], self.workers))
+        for _ in self.indices:
+            images, labels = _next(decoded)
             yield self.standardise(images.to(self.device)), labels.to(self.device)
 
 
@@ -161,7 +162,7 @@ def _file_loader(
     side, files = data.image_size, split
     assert isinstance(files, Files)  # the callers have asked
     if seed is None:
-        transform = v2.Compose([v2.Resize(resized(side), antialias=True), v2.CenterCrop(side)])
+        transform = v2.Compose([v2.Resize(data.resize, antialias=True), v2.CenterCrop(side)])
     else:
         flip = [v2.RandomHorizontalFlip()] if data.flip else []
         transform = v2.Compose([v2.RandomResizedCrop(side, antialias=True), *flip])

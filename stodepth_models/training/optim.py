@@ -49,17 +49,17 @@ def lr_factor(config: OptimConfig, epoch: float, epochs: int) -> float:
 
 def make_survival_schedule(
     model: nn.Module, config: ModelConfig, epochs: int, steps_per_epoch: int
-) -> tuple[SurvivalSchedule | None, int]:
-    """Return the schedule of the survival probabilities, None where they stay, and how many steps apart it moves.
+) -> tuple[SurvivalSchedule | None, bool]:
+    """Return the schedule of the survival probabilities, None where they stay, and whether it moves at each step.
 
-    ``stoch_depth_probability`` moves from epoch to epoch, ``ramp_epochs`` from step to step.
+    ``ramp_epochs`` does; ``stoch_depth_probability`` moves from epoch to epoch.
     """
     if config.stoch_depth_probability is not None:
         start, end = config.stoch_depth_probability, config.final_stoch_depth_probability
-        return SurvivalSchedule(model, max(1, epochs - 1), start=start, end=end), steps_per_epoch
+        return SurvivalSchedule(model, max(1, epochs - 1), start=start, end=end), False
     if config.ramp_epochs:
-        return SurvivalSchedule(model, config.ramp_epochs * steps_per_epoch), 1
-    return None, 1
+        return SurvivalSchedule(model, config.ramp_epochs * steps_per_epoch), True
+    return None, False
 
 
 def _fall(share: float) -> float:

@@ -45,8 +45,8 @@ def publish(run: Path, folder: Path, name: str, default: bool, root: Path, origi
     Args:
         run: folder of a finished run.
         folder: of the published weights.
-        name: of the enum's member; an entry of this builder and name is replaced.
-        default: whether ``pretrained=True`` loads it.
+        name: of the enum's member; an entry of this builder and name is replaced, and its file removed.
+        default: whether ``pretrained=True`` loads it; no other entry of the builder then is.
         root: data set of the run, whose test images are evaluated anew in float32.
         origin: where the run comes from.
 
@@ -54,7 +54,8 @@ def publish(run: Path, folder: Path, name: str, default: bool, root: Path, origi
         The entry.
 
     Raises:
-        ValueError: the run is not finished, or held no test images.
+        ValueError: the run is not finished, held no test images, or lacks what the entry says of it; or ``name`` cannot
+            be a member.
     """
     record = RunFolder(run)
     if not record.result.exists():
@@ -66,6 +67,7 @@ def publish(run: Path, folder: Path, name: str, default: bool, root: Path, origi
     cycles = _cycles(record)
     saved = read_file(record.best, str(record.best)).config
     assert saved is not None  # the run wrote it
+    _check(name, settings, saved)
     builder = settings["model"]["name"]
     entry = {
         "builder": builder.removesuffix(SUFFIX), "name": name, "default": default,
@@ -110,6 +112,18 @@ def training_table(entries: Sequence[dict[str, Any]]) -> str:
             f"{done['flops_share']:.1%}", done["commit"],
         ))  # fmt: skip
     return _markdown(rows)
+
+
+def _check(name: str, settings: dict[str, Any], saved: Mapping[str, Any]) -> None:
+    """Refuse what would leave an index that the package cannot read, or an entry that is not true."""
+    if not name.isidentifier() or name.startswith("_") or name == "DEFAULT":
+        raise ValueError(f"name must be that of an enum's member, such as CIFAR10_JPEG_V1, got {name!r}")
+    if not settings["data"]["label"]:
+        raise ValueError("the run does not say what its images are called: train with data.label")
+    if not saved["categories"]:
+        raise ValueError("the run has outputs beyond the classes of its images: they have no names")
+    if settings["model"]["stoch_depth_probability"] is not None or settings["model"]["ramp_epochs"]:
+        raise ValueError("the run's survival probabilities moved, an entry tells of constant ones alone")
 
 
 def _file(path: Path, builder: str, settings: dict[str, Any]) -> dict[str, Any]:
@@ -197,9 +211,16 @@ def _enter(folder: Path, entry: dict[str, Any], categories: Sequence[str]) -> No
     index = json.loads(path.read_text(encoding="utf-8"))
     index["categories"][entry["dataset"]] = list(categories)
     key = (entry["builder"], entry["name"])
-    others = [other for other in index["weights"] if (other["builder"], other["name"]) != key]
+    replaced = [other for other in index["weights"] if (other["builder"], other["name"]) == key]
+    others = [other for other in index["weights"] if other not in replaced]
+    for other in others:
+        if other["builder"] == entry["builder"] and entry["default"]:
+            other["default"] = False
     index["weights"] = [*others, entry]
     path.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    for other in replaced:
+        if other["file"] != entry["file"]:
+            (folder / other["file"]).unlink(missing_ok=True)
 
 
 def _shipped(entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

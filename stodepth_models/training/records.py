@@ -32,7 +32,7 @@ def collect(runs: Path, target: Path) -> list[str]:
         raise ValueError(f"{runs} must hold finished runs, got none outside of {target}")
     names = [path.relative_to(base).as_posix() for path in found]
     for path, name in zip(found, names, strict=True):
-        _copy(RunFolder(path), RunFolder(target / name), name)
+        _copy(RunFolder(path), RunFolder(target / name), name, base)
     return names
 
 
@@ -40,13 +40,19 @@ def _inside(path: Path, folder: Path) -> bool:
     return folder.resolve() in path.parent.resolve().parents
 
 
-def _copy(run: RunFolder, copy: RunFolder, name: str) -> None:
+def _without_place(weights: Path, base: Path) -> str:
+    """The path below the folder of runs for weights of one of them, so that those of two differ; else the name."""
+    place = Path(os.path.abspath(weights))
+    return place.relative_to(base).as_posix() if base in place.parents else weights.name
+
+
+def _copy(run: RunFolder, copy: RunFolder, name: str, base: Path) -> None:
     config = json.loads(run.config.read_text(encoding="utf-8"))
     settings = config["settings"]
     settings["output"] = name
     weights = settings["model"]["weights"]
     if weights and "://" not in weights:
-        settings["model"]["weights"] = Path(weights).name
+        settings["model"]["weights"] = _without_place(Path(weights), base)
     settings["data"] |= {"root": Path(settings["data"]["root"]).name, "cache": ""}
     copy.path.mkdir(parents=True, exist_ok=True)
     copy.config.write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")

@@ -52,7 +52,7 @@ def write_report(runs: Path, output: Path, processor_time: bool = False) -> Repo
         processor_time: compare what the processor spent on a run instead of what the clock showed.
 
     Raises:
-        ValueError: there is no finished run.
+        ValueError: there is no finished run, or the names of two data sets are too much alike.
     """
     records, unfinished = read_runs(runs, processor_time)
     if not records:
@@ -61,7 +61,9 @@ def write_report(runs: Path, output: Path, processor_time: bool = False) -> Repo
     parts, tables = [], {}
     clock = "Processor time" if processor_time else "Training time"
     for dataset, members in groupby(group_runs(records), key=lambda group: group.dataset):
-        stem = re.sub(r"\W+", "_", dataset).strip("_").lower()
+        stem = re.sub(r"\W+", "_", dataset).strip("_").lower() or "images"
+        if stem in tables:
+            raise ValueError(f"two data sets would be written to {stem}.md, one of them {dataset!r}: rename its label")
         tables[stem], part = _write_dataset(dataset, list(members), clock, output / stem)
         parts.append(part)
     page = _page(parts, unfinished)

@@ -1,10 +1,12 @@
 """Finished runs, read from their folders."""
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .archives import ARCHIVES
 from .comparison import same_computation
 from .outputs import RunFolder
 
@@ -93,15 +95,30 @@ def read_runs(folder: Path, processor_time: bool = False) -> tuple[list[Record],
         raise ValueError(f"{folder} holds no run (no config.json beside a metrics.jsonl)")
     unfinished = [path for path in found if not RunFolder(path).result.exists()]
     clock = "processor_seconds" if processor_time else "train_seconds"
-    return [_read(RunFolder(path), clock) for path in found if path not in unfinished], unfinished
+    return [_read(RunFolder(path), clock, folder) for path in found if path not in unfinished], unfinished
 
 
-def _read(folder: RunFolder, clock: str) -> Record:
+def _read(folder: RunFolder, clock: str, runs: Path) -> Record:
     saved, result = _parse(folder.config)["settings"], _parse(folder.result)
     data = saved["data"]
-    root = Path(str(data["root"])).name.split(".")[0]
-    dataset = data.get("label") or _NAMES.get(data["name"], root)
-    return Record(folder.path, same_computation(saved), dataset, folder.rows(), result, result[clock])
+    dataset = data.get("label") or _NAMES.get(data["name"]) or _without_suffix(Path(str(data["root"])).name) or "images"
+    settings = same_computation(saved)
+    settings["model.weights"] = _start(settings["model.weights"], settings["seed"], runs)
+    return Record(folder.path, settings, dataset, folder.rows(), result, result[clock])
+
+
+def _start(weights: str | None, seed: int, runs: Path) -> str | None:
+    """The weights that a run began with: a run of each seed may go on with a run of that seed."""
+    if weights is None or "://" in weights:
+        return weights
+    place, base = Path(weights), Path(os.path.abspath(runs))
+    place = place.relative_to(base) if base in place.parents else place
+    return Path(*("seed*" if part == f"seed{seed}" else part for part in place.parts)).as_posix()
+
+
+def _without_suffix(name: str) -> str:
+    suffix = next((suffix for suffix in ARCHIVES if name.endswith(suffix)), "")
+    return name.removesuffix(suffix)
 
 
 def _parse(path: Path) -> Any:

@@ -1,6 +1,7 @@
 """Epoch after epoch: train, evaluate, record, keep the best."""
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from accelerate.utils import broadcast
 
 from ..checkpoints import read_file, write_file
 from ..recipe import describe
-from ..survival import set_survival_probs, survival_probs
+from ..survival import set_survival_probs
 from .checkpoint import checkpoints
 from .config import TrainConfig
 from .data import Data, Split
@@ -60,8 +61,8 @@ class Run:
             self._epoch()
             self.trainer.heed_signals()
         progress = self.trainer.progress
-        last = self._evaluate(self.data.test)
         self._write_weights(self.folder.last, progress.epoch)
+        last = self._evaluate(self.data.test)
         self._load_best()
         best = self._evaluate(self.data.test)
         if self.main:
@@ -71,12 +72,13 @@ class Run:
 
     def _epoch(self) -> None:
         trainer, progress = self.trainer, self.trainer.progress
-        lr, probs = trainer.scheduler.get_last_lr()[0], survival_probs(trainer.bare)
         row: dict[str, Any] = {"epoch": progress.epoch + 1, "train": trainer.train_epoch(), "step": progress.step}
         self._share_buffers()
         valid = self._evaluate(self.data.valid)
         assert valid is not None  # load_data holds images back
-        row |= {"valid": dataclasses.asdict(valid), "lr": lr, "survival": probs}
+        self._refuse_diverged(valid)
+        probs = progress.survival_at_start
+        row |= {"valid": dataclasses.asdict(valid), "lr": progress.lr_at_start, "survival": probs}
         row |= {"mean_survival": sum(probs) / len(probs), "flops_share": trainer.epoch_flops_share()}
         if self.config.test_each_epoch and self.data.test is not None:
             row["test"] = dataclasses.asdict(self._evaluate(self.data.test))  # type: ignore[arg-type]
@@ -99,6 +101,11 @@ class Run:
             flush=True,
         )
 
+    def _refuse_diverged(self, valid: Figures) -> None:
+        """Stop before weights are kept that the last steps of the epoch have spoilt: no loss has shown it yet."""
+        if not math.isfinite(valid.nll):
+            raise self._diverged(f"the validation loss is {valid.nll}")
+
     def _refuse_chance(self, train_top1: float, valid: Figures) -> None:
         """Stop where neither training nor validation accuracy leaves that of always naming the commonest class."""
         progress = self.trainer.progress
@@ -106,11 +113,11 @@ class Run:
         at_chance = at_chance and valid.top1 <= _near_chance(self.data.valid)
         progress.epochs_at_chance = progress.epochs_at_chance + 1 if at_chance else 0
         if 0 < self.config.stop_at_chance <= progress.epochs_at_chance:
-            what = (
-                f"accuracy is at chance ({chance:.1%}) for {progress.epochs_at_chance} epochs at step {progress.step}"
-            )
-            known = checkpoints(self.folder.checkpoints)
-            raise Diverged(what, known[0] if known else None)
+            raise self._diverged(f"accuracy is at chance ({chance:.1%}) for {progress.epochs_at_chance} epochs")
+
+    def _diverged(self, what: str) -> Diverged:
+        known = checkpoints(self.folder.checkpoints)
+        return Diverged(f"{what} at step {self.trainer.progress.step}", known[0] if known else None)
 
     def _evaluate(self, split: Split | None) -> Figures | None:
         if split is None:

@@ -110,6 +110,8 @@ class DataConfig:
         split_seed: chooses the images held back.
         images_per_class: train on so many images of each class alone, chosen by ``split_seed``; none given: on all.
         image_size: side in pixels; none given: that of the images up to 64 pixels, else 224.
+        resize: shorter side in pixels that images above 64 pixels are scaled to in evaluation, before the middle is cut
+            out; none given: ``image_size / 0.875``, or in an evaluation what the weights ask for.
         padding: zero padding in pixels before the random crop of small images; none given: 4, less for
             images below 32 pixels, 0 for SVHN.
         flip: mirror at random; none given: yes, except for digits and SVHN.
@@ -131,6 +133,7 @@ class DataConfig:
     split_seed: int = 0
     images_per_class: int | None = None
     image_size: int | None = None
+    resize: int | None = None
     padding: int | None = None
     flip: bool | None = None
     mean: tuple[float, float, float] | None = None
@@ -142,7 +145,7 @@ class DataConfig:
     fake_classes: int = 10
 
     def __post_init__(self) -> None:
-        for name in ("valid_size", "images_per_class", "image_size", "fake_images", "fake_classes"):
+        for name in ("valid_size", "images_per_class", "image_size", "resize", "fake_images", "fake_classes"):
             if getattr(self, name) is not None:
                 at_least(f"data.{name}", getattr(self, name), 1)
         at_least("data.workers", self.workers, 0)

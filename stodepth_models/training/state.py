@@ -26,6 +26,8 @@ class Progress:
         seconds: time spent on training, without evaluation, in all.
         processor_seconds: processor time of it, over the threads of this process.
         share_at_start: expected share of the forward FLOPs executed, as the epoch begun started.
+        lr_at_start: learning rate then.
+        survival_at_start: survival probability of each block then.
         flops_share: expected share of the forward FLOPs executed, summed over the epochs done.
         executed_share: share of them that the gates drawn left, summed over the epochs done.
         best_epoch: epoch of the best validation accuracy, counting from 1; 0 before there is one.
@@ -42,6 +44,8 @@ class Progress:
     seconds: float = 0.0
     processor_seconds: float = 0.0
     share_at_start: float = 1.0
+    lr_at_start: float = 0.0
+    survival_at_start: list[float] = field(default_factory=list)
     flops_share: float = 0.0
     executed_share: float = 0.0
     best_epoch: int = 0

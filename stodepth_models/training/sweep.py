@@ -85,8 +85,12 @@ def plan(
         extra: further arguments of ``train.py`` for all runs.
 
     Raises:
-        SettingsError: a folder holds a run with other settings, or two runs would go to the same folder.
+        SettingsError: a folder holds a run with other settings, two runs would go to the same folder, or the grid or
+            the further arguments name ``seed``, ``output`` or ``resume``.
     """
+    taken = [name for name in ("seed", "output", "resume") if name in grid or any(_gives(name, part) for part in extra)]
+    if taken:
+        raise SettingsError(f"{taken[0]} is given by the sweep itself: use --seeds and -o")
     runs: list[Run] = []
     for config, *values in itertools.product(configs, *grid.values()):
         point = dict(zip(grid, values, strict=True))
@@ -142,6 +146,10 @@ def _refuse_another_run(folder: Path, config: TrainConfig) -> None:
     changed = differences(run.saved()["settings"], config)
     if changed:
         raise SettingsError(f"output: {folder} was run with other settings: {'; '.join(changed)}; give another -o")
+
+
+def _gives(setting: str, argument: str) -> bool:
+    return argument == f"--{setting}" or argument.startswith(f"--{setting}=")
 
 
 def _as_yaml(value: Any) -> str:

@@ -106,7 +106,9 @@ def to_csv(table: Sequence[Line]) -> str:
 def _twin(group: Group, groups: Sequence[Group]) -> Group | None:
     if group.constant:
         return None
-    return next((other for other in groups if other.constant and other.base == group.base), None)
+    twins = [other for other in groups if other.constant and other.base == group.base]
+    closest = [twin for twin in twins if twin.settings["model.weights"] == group.settings["model.weights"]] or twins
+    return closest[0] if len(closest) == 1 else None
 
 
 def _line(group: Group, twin: Group | None) -> Line:

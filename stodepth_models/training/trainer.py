@@ -52,14 +52,15 @@ class Trainer:
         torch.manual_seed(config.seed)  # every process builds the same model
         self.bare = build_model(config.model, len(data.classes))
         self.shares = Shares(self.bare, data.image_size)
-        self.survival, self.survival_every = make_survival_schedule(
+        self.survival, self.survival_moves_by_step = make_survival_schedule(
             self.bare, config.model, config.epochs, self.steps_per_epoch
         )
         self.bare = prepare_for_training(self.bare, config.model)
         optimizer, self.scheduler = make_optimizer(self.bare, config.optim, config.epochs, self.steps_per_epoch)
         self.model: nn.Module
         self.model, self.optimizer = accelerator.prepare(self.bare, optimizer)
-        self.progress = Progress(share_at_start=self.shares.expected())
+        self.progress = Progress()
+        self._note_start()
         self.saved = time.monotonic()
         seed_gates(config.seed, rank)
 
@@ -112,7 +113,7 @@ class Trainer:
         self.pending.append(sums)
         self.progress.step += 1
         self.progress.step_in_epoch += 1
-        if self.survival is not None and self.progress.step % self.survival_every == 0:
+        if self.survival is not None and self.survival_moves_by_step:
             self.survival.step()
 
     def _look(self, bar: EpochBar, speed: Speed) -> None:
@@ -170,17 +171,26 @@ class Trainer:
         progress = self.progress
         progress.flops_share += self.epoch_flops_share()
         progress.executed_share += progress.sums[3] / progress.sums[2]
-        progress.share_at_start = self.shares.expected()
         progress.seconds += progress.epoch_seconds
         progress.processor_seconds += progress.epoch_processor_seconds
         progress.epoch += 1
         progress.step_in_epoch, progress.sums = 0, [0.0] * 4
         progress.epoch_seconds = progress.epoch_processor_seconds = 0.0
+        # Only now: the epoch was evaluated, and its weights were written, under the probabilities it was trained with.
+        if self.survival is not None and not self.survival_moves_by_step and progress.epoch < self.config.epochs:
+            self.survival.step()
+        self._note_start()
 
     def epoch_flops_share(self) -> float:
         """Expected share of the forward FLOPs of the epoch done: probabilities stay within it, or move linearly."""
-        start, stays = self.progress.share_at_start, self.config.model.stoch_depth_probability is not None
-        return start if stays else (start + self.shares.expected()) / 2
+        return (self.progress.share_at_start + self.shares.expected()) / 2
+
+    def _note_start(self) -> None:
+        """Remember what the epoch that begins starts with; a run that is resumed within it reports the same."""
+        progress = self.progress
+        progress.share_at_start = self.shares.expected()
+        progress.lr_at_start = float(self.scheduler.get_last_lr()[0])
+        progress.survival_at_start = survival_probs(self.bare)
 
     def save(self) -> Any:
         """Write a checkpoint from the main process and return its path; all processes must call."""

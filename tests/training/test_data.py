@@ -1,6 +1,7 @@
 """Data sets: read from folders and archives, split, augmented, and refused where they are damaged."""
 
 import hashlib
+import shutil
 import struct
 import tarfile
 import zipfile
@@ -8,9 +9,11 @@ import zipfile
 import numpy as np
 import pytest
 import torch
+import torchvision
 from PIL import Image, ImageOps
 from scipy.io import savemat
 
+from stodepth_models.sources import saved_preprocessing
 from stodepth_models.training.config import DataConfig
 from stodepth_models.training.data import load_data
 from stodepth_models.training.folders import open_image
@@ -228,10 +231,52 @@ def test_folders_that_cannot_be_trained_on_are_refused(tmp_path):
         load_data(folder(make_folder(tmp_path / "test_only", splits=("test",))))
     with pytest.raises(ValueError, match="nowhere does not exist"):
         load_data(folder(tmp_path / "nowhere"))
+    for split in ("valid", "test"):
+        hollow = make_folder(tmp_path / f"no_{split}")
+        shutil.rmtree(hollow / "test")
+        (hollow / split).mkdir()
+        with pytest.raises(ValueError, match=rf"no_{split}/{split} holds no image: remove it or fill it"):
+            load_data(folder(hollow))
     strange = make_folder(tmp_path / "strange")
     (strange / "test" / "bird").mkdir()
     with pytest.raises(ValueError, match=r"has classes that .*train has not: bird"):
         load_data(folder(strange))
+
+
+def test_hidden_files_and_folders_with_the_names_of_images_are_none(tmp_path):
+    root = make_folder(tmp_path / "set")
+    (root / "test" / "cat" / "._0.png").write_bytes(b"of a Mac")
+    (root / "test" / "cat" / "more.png").mkdir()
+    Image.new("RGB", (8, 8)).save(root / "test" / "cat" / "more.png" / "6.png")
+    assert len(load_data(folder(root)).test.labels) == 13
+
+
+def test_one_thumbnail_does_not_set_the_size_of_all_images(tmp_path):
+    root = make_folder(tmp_path / "set", side=80)
+    Image.new("RGB", (40, 40)).save(root / "train" / "cat" / "0.png")
+    assert load_data(folder(root)).image_size == 224
+
+
+def test_an_evaluation_reads_what_it_needs(tmp_path):
+    root = make_folder(tmp_path / "set")
+    (root / "train" / "cat" / "3.png").write_bytes(b"no picture")
+    statistics = {"mean": (0.5,) * 3, "std": (0.3,) * 3}
+    data = load_data(folder(root, **statistics), "test")
+    assert (data.train, data.valid, len(data.test.labels)) == (None, None, 12)
+    for wanted, settings in (("test", {}), ("valid", statistics), ("train", statistics)):
+        with pytest.raises(ValueError, match=r"train/cat/3\.png cannot be read"):
+            load_data(folder(root, **settings), wanted)
+
+
+def test_large_images_are_prepared_as_the_weights_of_torchvision_ask_for(tmp_path):
+    root = make_folder(tmp_path / "set", count=1, side=300)
+    preset = torchvision.models.ResNet50_Weights.IMAGENET1K_V2.transforms()
+    saved = saved_preprocessing(torchvision.models.ResNet50_Weights.IMAGENET1K_V2)
+    assert (saved.side, saved.resize) == (224, 232)
+    data = load_data(folder(root, image_size=224, resize=saved.resize, mean=saved.mean, std=saved.std), "test")
+    ((images, _),) = EvaluationBatches(data, data.test, 2, CPU)
+    expected = torch.stack([preset(open_image(path)) for path in data.test.paths])
+    torch.testing.assert_close(images, expected, rtol=0, atol=0.02)  # one of 255 levels, rounded otherwise
 
 
 def test_a_missing_download_is_one_clear_line(tmp_path):

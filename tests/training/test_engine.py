@@ -18,7 +18,8 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.flop_counter import FlopCounterMode
 
-from stodepth_models import cifar_resnet20_stodepth_lineardecay
+from stodepth_models import cifar_resnet20_stodepth_lineardecay, survival_probs
+from stodepth_models.checkpoints import read_file
 from stodepth_models.training import engine, models, outputs, run, trainer, watch
 from stodepth_models.training.config import DataConfig, EvaluateConfig, ModelConfig, OptimConfig, TrainConfig
 from stodepth_models.training.data import load_data
@@ -147,6 +148,39 @@ def test_one_probability_for_all_blocks_moves_epoch_by_epoch(tmp_path):
     assert rows[2]["flops_share"] == pytest.approx(0.5, abs=0.01)
 
 
+def test_an_epoch_is_evaluated_and_saved_under_the_probability_it_was_trained_with(tmp_path, monkeypatch):
+    seen = []
+
+    def evaluate(model, batches, accelerator, original=run.evaluate):
+        seen.append(survival_probs(model))
+        return original(model, batches, accelerator)
+
+    monkeypatch.setattr(run, "evaluate", evaluate)
+    train(settings(tmp_path, epochs=3, model=ModelConfig(stoch_depth_probability=1.0)))
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    best = json.loads((tmp_path / "result.json").read_text())["best_epoch"]
+    expected = [row["survival"] for row in rows]
+    assert seen == [*expected, expected[2], expected[best - 1]]  # three validations, the test of last and of best
+    saved = read_file(tmp_path / "best.safetensors", "best").config
+    assert saved["survival_probs"] == expected[best - 1]
+    train(settings(tmp_path / "one", epochs=1, model=ModelConfig(stoch_depth_probability=1.0)))
+    assert read_file(tmp_path / "one" / "last.safetensors", "last").config["survival_probs"] == [1.0] * 9
+
+
+def test_the_metrics_of_a_resumed_epoch_are_those_of_an_undisturbed_one(tmp_path, monkeypatch):
+    config = {"model": ModelConfig(ramp_epochs=2), "optim": OptimConfig(lr=0.05, schedule="onecycle")}
+    rows = []
+    for name, stops in (("whole", []), ("parts", [2, 5])):
+        for steps in [*stops, 10**9]:
+            monkeypatch.setattr(engine, "StopRequest", lambda steps=steps: Stop(steps))
+            train(settings(tmp_path / name, resume=True, **config))
+        rows.append([json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()])
+    for whole, parts in zip(*rows, strict=True):
+        for key in ("lr", "survival", "mean_survival", "flops_share"):
+            assert whole[key] == parts[key], key
+    assert rows[0][1]["survival"][-1] == pytest.approx(0.75)
+
+
 def test_the_expected_flops_of_an_epoch_of_one_step_are_those_of_its_probability(tmp_path):
     train(settings(tmp_path, epochs=3, batch_size=1000, model=ModelConfig(stoch_depth_probability=1.0)))
     result = json.loads((tmp_path / "result.json").read_text())
@@ -248,6 +282,34 @@ def test_nan_stops_the_run_and_names_the_step_and_the_checkpoint(tmp_path, monke
     monkeypatch.setattr(trainer.Trainer, "_step", poisoned)
     with pytest.raises(Diverged, match=r"loss is nan at step 7; the last good checkpoint is .*step_000000005\.pt; try"):
         train(settings(tmp_path))
+
+
+def test_weights_that_the_last_step_of_an_epoch_spoils_are_not_kept(tmp_path):
+    config = settings(tmp_path, batch_size=80, epochs=1, optim=OptimConfig(lr=1e25, schedule="constant"))
+    with pytest.raises(Diverged, match="the validation loss is nan at step 1"):
+        train(config)
+    assert not list(tmp_path.rglob("*.safetensors"))
+    assert not list(tmp_path.rglob("*.pt"))
+
+
+def test_a_damaged_test_image_costs_no_training(tmp_path, monkeypatch):
+    root = tmp_path / "set"
+    for split, count in (("train", 10), ("test", 2)):
+        for number in range(2 * count):
+            path = root / split / ("cat", "dog")[number % 2] / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (72, 72), (9 * number, 0, 0)).save(path)
+    (root / "test" / "cat" / "0.png").write_bytes(b"no picture")
+    data = DataConfig(name="folder", root=root, image_size=72, workers=1)
+    config = settings(tmp_path / "run", data=data, epochs=1)
+    with pytest.raises(ValueError, match=r"^[^\n]*test/cat/0\.png cannot be read as an image [^\n]*$"):
+        train(config)
+    trained = weights(tmp_path / "run")
+    skipping = dataclasses.replace(config, resume=True, data=dataclasses.replace(data, unreadable="skip"))
+    with pytest.warns(UserWarning, match=r"test/cat/0\.png cannot be read as an image: skipped"):
+        assert train(skipping) == 0
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["test_last"]["count"] == 3
+    assert same(weights(tmp_path / "run"), trained)
 
 
 def test_chance_accuracy_stops_the_run(tmp_path, monkeypatch):

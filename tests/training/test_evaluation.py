@@ -16,6 +16,7 @@ from sklearn.metrics import log_loss, top_k_accuracy_score
 from torch import nn
 
 from stodepth_models import CifarResNet20_Weights
+from stodepth_models.sources import saved_preprocessing
 from stodepth_models.training.config import DataConfig, EvaluateConfig, ModelConfig, OptimConfig, TrainConfig
 from stodepth_models.training.engine import train
 from stodepth_models.training.evaluation import evaluate_weights, report
@@ -110,6 +111,19 @@ def test_classes_that_the_weights_do_not_know_are_named(pets, tmp_path, names, r
     data = make_pets(tmp_path, "test", names)
     with pytest.raises(ValueError, match=refusal):
         evaluate_weights(EvaluateConfig(model=ModelConfig(weights=pets), data=data, cpu=True))
+
+
+def test_weights_bring_their_size_beside_a_given_mean(tmp_path):
+    data = DataConfig(name="digits", image_size=16)
+    train(TrainConfig(data=data, optim=OptimConfig(lr=0.05), epochs=1, output=tmp_path, trackers=(), progress=False,
+                      stop_at_chance=0))  # fmt: skip
+    weights = tmp_path / "last.safetensors"
+    saved = saved_preprocessing(weights)
+    figures = [
+        evaluate_weights(EvaluateConfig(model=ModelConfig(weights=str(weights)), data=data, cpu=True))["nll"]
+        for data in (DataConfig(name="digits"), DataConfig(name="digits", mean=saved.mean, std=saved.std))
+    ]
+    assert figures[0] == pytest.approx(figures[1], rel=1e-6)
 
 
 def test_weights_without_names_go_by_the_order_of_the_classes(pets, tmp_path):

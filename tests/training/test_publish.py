@@ -87,6 +87,50 @@ def test_publishing_again_replaces_the_entry(run, folder):
     assert weights[-1]["default"] is False
 
 
+def test_a_new_default_takes_the_place_of_the_old_one_and_its_file_goes(run, folder):
+    first = publish(run, folder, "FIRST_V1", True, folder, ORIGIN)
+    index = json.loads((folder / "index.json").read_text())
+    index["weights"][-1]["file"] = "older.safetensors"
+    (folder / "older.safetensors").touch()
+    (folder / "index.json").write_text(json.dumps(index))
+    publish(run, folder, "FIRST_V1", True, folder, ORIGIN)
+    assert not (folder / "older.safetensors").exists()
+    publish(run, folder, "SECOND_V1", True, folder, ORIGIN)
+    weights = json.loads((folder / "index.json").read_text())["weights"]
+    defaults = [entry["name"] for entry in weights if entry["builder"] == "cifar_resnet20" and entry["default"]]
+    assert defaults == ["SECOND_V1"]
+    assert (folder / first["file"]).exists()
+
+
+@pytest.mark.parametrize("name", ["DEFAULT", "bad name", "_HIDDEN", ""])
+def test_names_that_no_member_can_have_are_refused(run, folder, name):
+    before = sorted(folder.iterdir())
+    with pytest.raises(ValueError, match="name must be that of an enum's member"):
+        publish(run, folder, name, True, folder, ORIGIN)
+    assert sorted(folder.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"data": {"label": None}}, "does not say what its images are called: train with data.label"),
+        ({"model": {"ramp_epochs": 2}}, "survival probabilities moved"),
+        ({"model": {"stoch_depth_probability": 1.0}}, "survival probabilities moved"),
+    ],
+)
+def test_runs_that_lack_what_an_entry_says_are_refused(run, folder, tmp_path, change, message):
+    shutil.copytree(run, tmp_path / "run")
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    for section, values in change.items():
+        config["settings"][section] |= values
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    before = (folder / "index.json").read_text()
+    with pytest.raises(ValueError, match=message):
+        publish(tmp_path / "run", folder, "MADE_UP_V1", True, folder, ORIGIN)
+    assert (folder / "index.json").read_text() == before
+    assert not list(folder.glob("*.safetensors"))
+
+
 def test_what_is_published_loads_as_the_evaluation_function_of_the_run(run, folder, monkeypatch):
     entry = publish(run, folder, "MADE_UP_V1", True, folder, ORIGIN)
     monkeypatch.setattr(published, "shipped_folder", lambda: folder)

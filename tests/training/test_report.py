@@ -20,6 +20,7 @@ from scipy import stats
 from stodepth_models.training.config import DataConfig, ModelConfig, TrainConfig
 from stodepth_models.training.groups import group_runs
 from stodepth_models.training.plots import plots
+from stodepth_models.training.records import collect
 from stodepth_models.training.report import write_report
 from stodepth_models.training.results import read_runs
 from stodepth_models.training.tables import lines, paired_difference, to_latex, to_markdown
@@ -104,6 +105,50 @@ def test_tables_say_so_in_markdown_latex_and_csv(runs, report):
     assert "cifar_resnet20, p_L = 0.5 (validation images) | 1 | 3.00 |" in (report / "digits_8x8.md").read_text(
         encoding="utf-8"
     )
+
+
+def change(folder, **changes):
+    """Other settings of a run, by dotted name."""
+    config = json.loads((folder / "config.json").read_text())
+    for key, value in changes.items():
+        section, _, name = key.rpartition("__")
+        (config["settings"][section] if section else config["settings"])[name] = value
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def test_a_ramp_is_named_by_its_end(tmp_path):
+    make_run(tmp_path / "a", (1.0, 1.0), 0, 9.0, 1, 0.99)
+    change(tmp_path / "a", model__prob_0_L=[1.0, 0.5], model__ramp_epochs=1)  # each epoch began at survival 1
+    (group,) = groups(tmp_path)
+    assert (group.constant, group.last_prob) == (False, 0.5)
+
+
+def test_second_cycles_are_compared_and_runs_from_other_weights_are_not_merged(tmp_path):
+    runs = tmp_path / "runs"
+    for seed in (1, 2):
+        for name, probs, error in (("c", (1.0, 1.0), 9.0), ("s", (1.0, 0.5), 10.0)):
+            make_run(runs / f"second_{name}" / f"seed{seed}", probs, seed, error, 1, 1.0)
+            start = runs / f"first_{name}" / f"seed{seed}" / "last.safetensors"
+            change(runs / f"second_{name}" / f"seed{seed}", model__weights=str(start))
+    make_run(runs / "other", (1.0, 0.5), 1, 11.0, 1, 1.0)
+    change(runs / "other", model__weights=str(runs / "else" / "last.safetensors"))
+    collect(runs, tmp_path / "small")
+    for folder in (runs, tmp_path / "small"):
+        found = {line.label: line for line in lines(groups(folder))}
+        ours = found["cifar_resnet20, p_L = 0.5 [weights=first_s/seed*/last.safetensors]"]
+        assert (ours.seeds, ours.difference[0]) == (2, 1.0)
+        assert found["cifar_resnet20, p_L = 0.5 [weights=else/last.safetensors]"].seeds == 1
+
+
+def test_data_sets_whose_names_are_alike_are_kept_apart(tmp_path):
+    for seed, root in enumerate(("flowers.v1", "flowers.v2.tar.gz", ".")):
+        make_run(tmp_path / str(seed), (1.0, 0.5), seed, 9.0, 1, 0.7, data="folder")
+        change(tmp_path / str(seed), data__root=root)
+    assert [group.dataset for group in group_runs(read_runs(tmp_path)[0])] == ["flowers.v1", "flowers.v2", "images"]
+    for seed, label in enumerate(("My-Pets", "my pets", "dots")):
+        change(tmp_path / str(seed), data__label=label)
+    with pytest.raises(ValueError, match=r"two data sets would be written to my_pets\.md"):
+        write_report(tmp_path, tmp_path / "report")
 
 
 def test_runs_of_other_settings_are_told_apart(runs, tmp_path):

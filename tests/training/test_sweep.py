@@ -98,6 +98,16 @@ def test_a_folder_whose_settings_cannot_be_read_is_named(tmp_path):
         plan([RECIPE], [1], {}, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("grid", "extra", "name"),
+    [({"seed": [1, 2]}, (), "seed"), ({}, ("--seed", "7"), "seed"), ({"output": ["a"]}, (), "output"),
+     ({}, ("--resume=false",), "resume")],
+)  # fmt: skip
+def test_what_the_sweep_gives_itself_is_refused(tmp_path, grid, extra, name):
+    with pytest.raises(SettingsError, match=f"^{name} is given by the sweep itself: use --seeds and -o"):
+        plan([RECIPE], [1], grid, tmp_path, extra)
+
+
 def test_no_two_runs_share_a_folder(tmp_path):
     with pytest.raises(SettingsError, match=r"output: two runs would go to .*seed1"):
         plan([RECIPE], [1, 1], {}, tmp_path)
