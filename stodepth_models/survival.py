@@ -190,7 +190,8 @@ def recalibrate_bn(model: nn.Module, batches: Iterable[Any]) -> None:
         model: any model; its running means and variances are overwritten, but for a pass that fails: then all are
             as before.
         batches: tensors ``(N, C, H, W)``, or tuples that begin with one, such as a DataLoader yields; moved to the
-            device of the model's parameters.
+            device of the model's parameters. Shuffled: batches of one class each have other statistics than the mixed
+            ones of training.
 
     Raises:
         ValueError: ``batches`` is empty.
