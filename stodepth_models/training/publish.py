@@ -218,7 +218,7 @@ def _enter(folder: Path, entry: dict[str, Any], categories: Sequence[str]) -> No
             other["default"] = False
     index["weights"] = [*others, entry]
     path.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-    for other in replaced:
+    for other in _shipped(replaced):
         if other["file"] != entry["file"]:
             (folder / other["file"]).unlink(missing_ok=True)
 
