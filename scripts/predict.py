@@ -21,9 +21,8 @@ from torch import Tensor, nn
 from torchvision.models import WeightsEnum, get_model, get_model_weights
 from torchvision.transforms._presets import ImageClassification
 
-from stodepth_models import load_pretrained
 from stodepth_models.hints import full_name
-from stodepth_models.hub import rebuild
+from stodepth_models.hub import builder_arguments
 from stodepth_models.images import IMAGES, is_image, open_rgb, resized
 from stodepth_models.published import CifarResNet20_Weights
 from stodepth_models.sources import read_checkpoint, resolve_source, saved_preprocessing
@@ -54,14 +53,11 @@ def find_images(paths: list[Path]) -> list[Path]:
 
 
 def build(name: str, weights: str) -> nn.Module:
-    """The model with its weights: where a file says what it was built from, options and all, the same again."""
+    """The model with its weights, and with the options that their file says it was built with."""
     source = resolve_source(weights, get_model_weights(name), name)
     config = None if isinstance(source, WeightsEnum) else read_checkpoint(source, progress=False).config
-    if config is None or config["builder"] != name:
-        return get_model(name, weights=weights)
-    model = rebuild(config, {})
-    load_pretrained(model, source)
-    return model
+    is_told = config is not None and config["builder"] == name
+    return get_model(name, weights=weights, **(builder_arguments(config) if is_told else {}))
 
 
 def preprocessing(model: str, weights: str) -> Callable[[Image.Image], Tensor]:

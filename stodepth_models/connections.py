@@ -23,8 +23,8 @@ def affine(layer: Any) -> Scaling:
     """Return the scaling of a layer whose output is linear in its weight and bias, such as a normalisation.
 
     Raises:
-        ValueError: ``layer`` has no weight, or more than weight and bias (adapters,
-            parametrizations), or is None: not known.
+        ValueError: ``layer`` has no weight, or more than weight and bias (adapters, parametrizations), or is None: not
+            known.
     """
     weight, bias = getattr(layer, "weight", None), getattr(layer, "bias", None)
     if layer is None:

@@ -16,15 +16,7 @@ from torch.nn import Parameter
 from .eager import EAGER_DEVICES
 from .gates import Rows, check_probability, dropped_runs
 
-__all__ = [
-    "add_residual",
-    "add_rows",
-    "drop_path",
-    "is_transformed",
-    "keep_in_graph",
-    "select_rows",
-    "take_rows",
-]
+__all__ = ["add_residual", "add_rows", "drop_path", "is_transformed", "keep_in_graph", "select_rows", "take_rows"]
 
 
 def drop_path(x: Tensor, keep_prob: float = 1.0, inplace: bool = False) -> Tensor:

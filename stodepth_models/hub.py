@@ -18,7 +18,7 @@ from .recipe import Recorded, describe
 from .survival import set_survival_probs
 from .weights import load_checkpoint
 
-__all__ = ["HubModel", "rebuild"]
+__all__ = ["HubModel", "builder_arguments", "rebuild"]
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
@@ -126,6 +126,11 @@ model = {kind}.from_pretrained("path/or/repository")
 """
 
 
+def builder_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keyword arguments of the builder that a configuration holds."""
+    return {key: value for key, value in config.items() if key not in BESIDE_ARGUMENTS}
+
+
 def rebuild(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> Any:
     """Build the model that a configuration describes, without its weights.
 
@@ -146,7 +151,7 @@ def rebuild(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> Any:
     given = [key for key in ("weights", "pretrained") if key in overrides]
     if given:
         raise ValueError(f"from_pretrained loads the saved weights, got {', '.join(given)} as well")
-    arguments = {key: value for key, value in config.items() if key not in BESIDE_ARGUMENTS}
+    arguments = builder_arguments(config)
     if "mult_flag" in overrides:
         del arguments["rescale"]
     model = get_model_builder(name)(**{**arguments, **overrides})

@@ -11,6 +11,7 @@ import torch
 import torchvision
 from PIL import Image
 from randomised import randomise_norms
+from torchvision.ops import FrozenBatchNorm2d
 from torchvision.transforms._presets import ImageClassification
 
 import stodepth_models as sdm
@@ -175,6 +176,16 @@ def test_predict_builds_what_the_file_was_saved_from(call, photos):
     x = sdm.CifarResNet20_Weights.CIFAR10_IDELBAYEV.transforms()(open_rgb(photos / "grey.jpg"))[None]
     expected = model(x).softmax(1)[0].sort(descending=True).values
     assert result["probabilities"] == pytest.approx(expected.tolist(), rel=1e-4)
+
+
+def test_predict_takes_files_of_any_dtype_and_norm(call, photos):
+    model = tiny(norm_layer=FrozenBatchNorm2d).bfloat16()
+    write_file(photos / "best.safetensors", model.state_dict(), describe(model))
+    status, out, _ = call(
+        "predict.py", "--model", "cifar_resnet20", "--weights", photos / "best.safetensors", photos / "grey.jpg"
+    )
+    assert status == 0
+    assert "%" in out
 
 
 def test_predict_leaves_out_what_a_mac_puts_beside_images(predict, photos):

@@ -76,6 +76,8 @@ def load_data(config: DataConfig, split: str | None = None) -> Data:
     padding = config.padding if config.padding is not None else _padding(config.name, side)
     flip = config.flip if config.flip is not None else config.name not in _NEVER_FLIPPED
     resize_to = config.resize or resized(side)
+    if resize_to < side:
+        raise ValueError(f"data.resize must be at least the side of {side} pixels that is cut out, got {resize_to}")
     return Data(train, valid, splits.get("test"), classes, side, resize_to, padding, flip, mean, std)
 
 

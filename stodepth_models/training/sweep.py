@@ -88,7 +88,8 @@ def plan(
         SettingsError: a folder holds a run with other settings, two runs would go to the same folder, or the grid or
             the further arguments name ``seed``, ``output`` or ``resume``.
     """
-    taken = [name for name in ("seed", "output", "resume") if name in grid or any(_gives(name, part) for part in extra)]
+    given = {*grid, *(part.partition("=")[0].removeprefix("--") for part in extra if part.startswith("--"))}
+    taken = [name for name in ("seed", "output", "resume") if name in given]
     if taken:
         raise SettingsError(f"{taken[0]} is given by the sweep itself: use --seeds and -o")
     runs: list[Run] = []
@@ -146,10 +147,6 @@ def _refuse_another_run(folder: Path, config: TrainConfig) -> None:
     changed = differences(run.saved()["settings"], config)
     if changed:
         raise SettingsError(f"output: {folder} was run with other settings: {'; '.join(changed)}; give another -o")
-
-
-def _gives(setting: str, argument: str) -> bool:
-    return argument == f"--{setting}" or argument.startswith(f"--{setting}=")
 
 
 def _as_yaml(value: Any) -> str:

@@ -279,6 +279,11 @@ def test_large_images_are_prepared_as_the_weights_of_torchvision_ask_for(tmp_pat
     torch.testing.assert_close(images, expected, rtol=0, atol=0.02)  # one of 255 levels, rounded otherwise
 
 
+def test_nothing_larger_than_the_image_is_cut_out(tmp_path):
+    with pytest.raises(ValueError, match=r"data\.resize must be at least the side of 80 pixels .*, got 72"):
+        load_data(folder(make_folder(tmp_path / "set"), image_size=80, resize=72))
+
+
 def test_a_missing_download_is_one_clear_line(tmp_path):
     with pytest.raises(ValueError, match=r"cifar10 cannot be read from data\.root="):
         load_data(DataConfig(root=tmp_path, download=False))
