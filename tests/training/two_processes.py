@@ -100,4 +100,5 @@ def die(folder):
 if __name__ == "__main__":
     {"main": main, "die": die}[sys.argv[1]](Path(sys.argv[2]))
     dist.barrier()
-    dist.destroy_process_group()  # else its threads may outlive the interpreter, and abort it
+    sys.stdout.flush()
+    os._exit(0)  # threads of gloo may outlive the interpreter, and abort it, also after destroy_process_group
