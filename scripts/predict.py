@@ -22,10 +22,10 @@ from torchvision.models import WeightsEnum, get_model, get_model_weights
 from torchvision.transforms._presets import ImageClassification
 
 from stodepth_models.hints import full_name
-from stodepth_models.hub import builder_arguments
+from stodepth_models.hub import saved_arguments
 from stodepth_models.images import IMAGES, is_image, open_rgb, resized
 from stodepth_models.published import CifarResNet20_Weights
-from stodepth_models.sources import read_checkpoint, resolve_source, saved_preprocessing
+from stodepth_models.sources import resolve_source, saved_preprocessing
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -55,9 +55,7 @@ def find_images(paths: list[Path]) -> list[Path]:
 def build(name: str, weights: str) -> nn.Module:
     """The model with its weights, and with the options that their file says it was built with."""
     source = resolve_source(weights, get_model_weights(name), name)
-    config = None if isinstance(source, WeightsEnum) else read_checkpoint(source, progress=False).config
-    is_told = config is not None and config["builder"] == name
-    return get_model(name, weights=weights, **(builder_arguments(config) if is_told else {}))
+    return get_model(name, weights=weights, **saved_arguments(name, source))
 
 
 def preprocessing(model: str, weights: str) -> Callable[[Image.Image], Tensor]:

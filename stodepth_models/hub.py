@@ -9,16 +9,17 @@ import torch
 from huggingface_hub import ModelCard, ModelHubMixin, constants, hf_hub_download
 from huggingface_hub.errors import HFValidationError
 from torch import Tensor, nn
-from torchvision.models import get_model_builder
+from torchvision.models import WeightsEnum, get_model_builder
 
 from .checkpoints import parse_config, read_file, write_file
 from .errors import CheckpointError, DownloadError
 from .hints import builder_names
 from .recipe import Recorded, describe
+from .sources import Source, read_checkpoint
 from .survival import set_survival_probs
 from .weights import load_checkpoint
 
-__all__ = ["HubModel", "builder_arguments", "rebuild"]
+__all__ = ["HubModel", "builder_arguments", "rebuild", "saved_arguments"]
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
@@ -129,6 +130,18 @@ model = {kind}.from_pretrained("path/or/repository")
 def builder_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the keyword arguments of the builder that a configuration holds."""
     return {key: value for key, value in config.items() if key not in BESIDE_ARGUMENTS}
+
+
+def saved_arguments(builder: str, source: Source) -> dict[str, Any]:
+    """Return the keyword arguments that a builder had for the model whose weights were saved.
+
+    Args:
+        builder: name of the builder that shall load them.
+        source: weights, as :func:`resolve_source` returns them; nothing is known of those that no model of this builder
+            was saved to.
+    """
+    config = None if isinstance(source, WeightsEnum) else read_checkpoint(source, progress=False).config
+    return {} if config is None or config["builder"] != builder else builder_arguments(config)
 
 
 def rebuild(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> Any:

@@ -10,7 +10,8 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torchvision.models import get_model_weights
 
-from ..sources import resolve_source, saved_preprocessing
+from ..hub import saved_arguments
+from ..sources import Source, resolve_source, saved_preprocessing
 from .config import DataConfig, EvaluateConfig, ModelConfig
 from .data import Data, Split, load_data
 from .folders import Files
@@ -27,9 +28,9 @@ __all__ = ["evaluate_weights", "report"]
 def evaluate_weights(config: EvaluateConfig) -> dict[str, Any]:
     """Return top-1 and top-5 accuracy, negative log-likelihood, calibration error and images a second.
 
-    Weights that are published, or that a training run saved, bring along how images are prepared, but for what the
-    settings give. Where the weights know their classes by the names that the data set uses, the names decide which
-    output stands for which class; else the order does.
+    Weights that are published, or that a training run saved, bring along the builder's options and how images are
+    prepared, but for what the settings give. Where the weights know their classes by the names that the data set uses,
+    the names decide which output stands for which class; else the order does.
 
     Raises:
         SettingsError: ``model.weights`` is missing, or ``model.options`` are refused.
@@ -38,11 +39,13 @@ def evaluate_weights(config: EvaluateConfig) -> dict[str, Any]:
     if config.model.weights is None:
         raise SettingsError("model.weights must name the weights to evaluate, got none")
     check_model(config.model)
-    data_config = _prepared_as_in_training(config.data, config.model)
+    source = resolve_source(config.model.weights, get_model_weights(config.model.name), config.model.name)
+    model_config = _built_as_saved(config.model, source)
+    data_config = _prepared_as_in_training(config.data, source)
     accelerator = make_accelerator(config.cpu, config.precision)
     data = load_data(data_config, config.split)
     # The classes follow the weights: a classifier that starts afresh would be measured at chance.
-    model = build_model(config.model, None).to(accelerator.device).eval()
+    model = build_model(model_config, None).to(accelerator.device).eval()
     return _measure(model, data, _outputs_of_classes(model, data, config), config, accelerator)
 
 
@@ -57,8 +60,15 @@ def report(result: dict[str, Any], as_json: bool) -> str:
     )
 
 
-def _prepared_as_in_training(config: DataConfig, model: ModelConfig) -> DataConfig:
-    saved = saved_preprocessing(resolve_source(model.weights, get_model_weights(model.name), model.name))
+def _built_as_saved(config: ModelConfig, source: Source) -> ModelConfig:
+    saved = saved_arguments(config.name, source)
+    settings = {field.name for field in dataclasses.fields(ModelConfig)}  # none of which changes an evaluation
+    options = {key: value for key, value in saved.items() if key not in settings}
+    return dataclasses.replace(config, options={**options, **config.options})
+
+
+def _prepared_as_in_training(config: DataConfig, source: Source) -> DataConfig:
+    saved = saved_preprocessing(source)
     if saved is None:
         return config
     resize = saved.resize if config.image_size in (None, saved.side) else None
