@@ -18,7 +18,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from .errors import CheckpointError
-from .keys import CLASSIFIER, canonical_names, unwrap
+from .keys import CLASSIFIER, canonical_names, noted_scales, unwrap
 
 __all__ = ["HEADER", "Checkpoint", "parse_config", "read_config", "read_file", "read_mapping", "write_file"]
 
@@ -38,12 +38,14 @@ class Checkpoint:
         state_dict: tensors by name.
         config: configuration of the model that they were saved from; None where the file has none.
         categories: names of the classes, where known.
+        notes: evaluation scales of the gates that the state dict notes; None where it notes nothing.
     """
 
     name: str
     state_dict: dict[str, Tensor]
     config: Mapping[str, Any] | None = None
     categories: Sequence[str] | None = None
+    notes: Sequence[float] | None = None
 
     @property
     def num_classes(self) -> int | None:
@@ -54,10 +56,16 @@ class Checkpoint:
     @property
     def scales(self) -> list[float] | None:
         """Evaluation scale of each block, in forward order; None for a network of constant depth."""
-        if self.config is None or self.config["rescale"] != "eval":
-            return None
-        probs = list(self.config["survival_probs"])
-        return None if all(prob == 1.0 for prob in probs) else probs
+        if self.config is None:
+            scales = list(self.notes or ())
+        else:
+            scales = list(self.config["survival_probs"]) if self.config["rescale"] == "eval" else []
+        return None if all(scale == 1.0 for scale in scales) else scales
+
+    @property
+    def is_told(self) -> bool:
+        """Whether it is known how the network scaled its branches in evaluation."""
+        return self.config is not None or self.notes is not None
 
 
 def read_file(path: Path, name: str) -> Checkpoint:
@@ -108,7 +116,8 @@ def read_mapping(
         logger.info("%s: weights taken from %r", name, ".".join(path))
     names = canonical_names(tensors, name)
     categories = categories or (config or {}).get("categories")
-    return Checkpoint(name, {key: tensors[original] for key, original in names.items()}, config, categories)
+    weights = {key: tensors[original] for key, original in names.items()}
+    return Checkpoint(name, weights, config, categories, noted_scales(state))
 
 
 def read_config(path: Path) -> Mapping[str, Any] | None:

@@ -1,12 +1,22 @@
 """Names of weights: how other people's files call them, and how this package does."""
 
 import re
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from .errors import CheckpointError
 
-__all__ = ["CLASSIFIER", "OPTIONAL", "canonical", "canonical_names", "unwrap"]
+__all__ = [
+    "CLASSIFIER",
+    "EVAL_SCALE",
+    "OPTIONAL",
+    "canonical",
+    "canonical_names",
+    "noted_scales",
+    "unwrap",
+    "with_notes",
+]
 
 # Keys under which training scripts nest the weights. Averages come first: they are what such scripts evaluate.
 WRAPPERS = (
@@ -28,6 +38,8 @@ RULES = tuple(
 COUNTERS = re.compile(r"(?:^|\.)(?:n_averaged|total_ops|total_params)$")  # of averaging and profiling tools
 
 CLASSIFIER = "fc."
+EVAL_SCALE = "eval_scale"  # of a gate, in the metadata of a state dict
+
 OPTIONAL = "num_batches_tracked"  # files from before PyTorch 0.4.1 have none
 
 
@@ -41,6 +53,26 @@ def unwrap(content: Any) -> tuple[Any, list[str]]:
         content = content[inner]
         path.append(inner)
     return content, path
+
+
+def noted_scales(state: Mapping[str, Any]) -> list[float] | None:
+    """Return the evaluation scale of each gate, in forward order, that PyTorch's state dict notes; None without notes.
+
+    A network of constant depth has no gates. Notes are lost where a script copies the weights to a plain dict.
+    """
+    metadata = getattr(state, "_metadata", None)
+    if not isinstance(metadata, Mapping):
+        return None
+    notes = [note[EVAL_SCALE] for note in metadata.values() if isinstance(note, Mapping) and EVAL_SCALE in note]
+    return notes if all(isinstance(note, float) and 0.0 <= note <= 1.0 for note in notes) else None
+
+
+def with_notes(weights: Mapping[str, Any], scales: Iterable[float]) -> OrderedDict[str, Any]:
+    """Return the weights as a state dict that notes the evaluation scale of each gate, in forward order."""
+    state = OrderedDict(weights)
+    metadata = {f"gate {number}": {EVAL_SCALE: scale} for number, scale in enumerate(scales)}
+    state._metadata = metadata  # type: ignore[attr-defined]
+    return state
 
 
 def canonical(name: str) -> str:

@@ -13,6 +13,7 @@ from .branch import Branch, call_with_one_row, keep_in_ddp_graph, output_dtype, 
 from .eager import EAGER_DEVICES, call_eagerly
 from .functional import add_residual, add_rows, drop_path, is_transformed, select_rows, take_rows
 from .gates import MODES, RESCALES, Rows, check_choice, check_probability, count_rows, draw_batch, draw_rows
+from .keys import EVAL_SCALE
 from .recompute import save_instead
 from .stochastic_gate import StochasticGate
 
@@ -85,6 +86,12 @@ class StochasticResidual(StochasticGate):
     def eval_scale(self) -> float:
         """Factor of the branch in evaluation."""
         return self.survival_prob if self.rescale == "eval" else 1.0
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        """Note the scale beside the weights, where PyTorch notes versions: what loads the file keeps the function."""
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if hasattr(destination, "_metadata"):
+            destination._metadata[prefix[:-1]][EVAL_SCALE] = self.eval_scale
 
     def has_dropped_all(self) -> bool:
         """Return whether the last forward pass left the branch out for every row."""

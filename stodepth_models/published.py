@@ -15,6 +15,7 @@ from torchvision.transforms._presets import ImageClassification
 
 from .checkpoints import Checkpoint, read_file
 from .fetch import check_sha256, fetch_url
+from .keys import with_notes
 
 __all__ = [
     "CifarResNet18_Weights",
@@ -60,11 +61,15 @@ class PublishedWeights(WeightsEnum):
     def read(self, progress: bool = True) -> Checkpoint:
         """Return the weights under this package's names, with their configuration."""
         checkpoint = read_file(self.path(progress), repr(self))
-        return replace(checkpoint, categories=self.meta["categories"])
+        return replace(checkpoint, categories=self.meta["categories"], notes=checkpoint.notes or ())
 
     def get_state_dict(self, progress: bool = True, check_hash: bool = True) -> dict[str, Any]:
-        """Return the weights under this package's names. The hash is checked in any case."""
-        return self.read(progress).state_dict
+        """Return the weights under this package's names, noting their evaluation scales for :func:`load_pretrained`.
+
+        The hash is checked in any case.
+        """
+        checkpoint = self.read(progress)
+        return with_notes(checkpoint.state_dict, checkpoint.scales or ())
 
 
 def _fill(members: MutableMapping[str, Any], builder: str) -> None:

@@ -4,6 +4,7 @@ import difflib
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from http.client import HTTPException
 from os import PathLike
 from pathlib import Path
@@ -180,7 +181,8 @@ def _read_torchvision(member: WeightsEnum, progress: bool) -> Checkpoint:
         raise DownloadError(f"{url} cannot be fetched: {type(error).__name__}: {error}") from error
     except RuntimeError as error:
         raise CheckpointError(f"{url} cannot be read: {error}") from error
-    return read_mapping(state, repr(member), categories=member.meta.get("categories"))
+    checkpoint = read_mapping(state, repr(member), categories=member.meta.get("categories"))
+    return replace(checkpoint, notes=())  # torchvision's networks have no gates
 
 
 def _expected(check_hash: str | bool | None, name: str) -> str | None:

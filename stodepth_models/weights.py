@@ -11,7 +11,7 @@ from torchvision.models import WeightsEnum, get_model_weights
 
 from .checkpoints import Checkpoint
 from .errors import CheckpointError
-from .fold import fold_into
+from .fold import fold_into, gated_blocks
 from .hints import guess_builder
 from .keys import CLASSIFIER, OPTIONAL, canonical_names
 from .recipe import Recorded
@@ -49,8 +49,8 @@ def load_pretrained(
     """Load weights so that the model's evaluation outputs are those of the network they come from.
 
     Where the two scale their residual branches differently in evaluation, the ratio is folded into the last batch norm
-    of each branch. A file of this package says how its network scaled them; any other one is of constant depth.
-    ``load_state_dict`` is the literal copy.
+    of each branch. A file of this package, and a state dict of a model with its gates, say how their network scaled
+    them; any other one is of constant depth. ``load_state_dict`` is the literal copy.
 
     Prefixes (``module.``, ``_orig_mod.``), wrappers (``state_dict``, ``model``, averages first), ``linear`` for ``fc``
     and ``shortcut`` for ``downsample`` are mapped. Where only the number of classes differs, all but the classifier is
@@ -92,6 +92,12 @@ def load_checkpoint(model: nn.Module, checkpoint: Checkpoint, strict: bool = Tru
     _check_fit(checkpoint, target, state, classifier, strict)
     state = {key: _checked(key, tensor, target[key], checkpoint.name) for key, tensor in state.items() if key in target}
     _warn_of_nan(state, checkpoint.name)
+    if not checkpoint.is_told and any(gate.eval_scale != 1.0 for _, _, gate in gated_blocks(model)):
+        logger.warning(
+            "%s does not say how its network scales its branches and is taken for constant depth; for the weights of a "
+            "stochastic-depth network of these survival probabilities, use load_state_dict",
+            checkpoint.name,
+        )
     state = fold_into(state, model, checkpoint.scales)
     if classifier:
         why = "the number of classes differs" if classifier[0] in target else "the model has none of its own"

@@ -118,7 +118,7 @@ def test_a_scale_that_the_last_weight_does_not_carry_alone_is_refused(change, re
     model = tiny()
     change(model.layer3[2])
     before = model(X)
-    for act in (lambda: sdm.fold_rescale(model), lambda: sdm.load_pretrained(model, model.state_dict())):
+    for act in (lambda: sdm.fold_rescale(model), lambda: sdm.load_pretrained(model, dict(model.state_dict()))):
         with pytest.raises(ValueError, match=rf"scale of layer3\.2 cannot be folded.*{reason}"):
             act()
         assert torch.equal(model(X), before)
@@ -161,7 +161,7 @@ def test_scales_of_another_network_are_refused():
 def test_dividing_by_zero_is_refused_unless_the_source_did_not_use_the_branch():
     model = tiny(prob_0_L=(1.0, 0.0))
     with pytest.raises(ValueError, match=r"layer3\.2 scales its branch by 1 in the source and by survival_prob=0 here"):
-        sdm.load_pretrained(model, tiny().state_dict())
+        sdm.load_pretrained(model, tiny(prob_0_L=(1.0, 1.0)).state_dict())
     state = model.state_dict()
     assert fold_into(dict(state), model, sdm.survival_probs(model)).keys() == state.keys()
     revived = tiny(rescale="none")

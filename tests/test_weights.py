@@ -107,6 +107,47 @@ def test_loading_keeps_the_function_both_ways(configuration, tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(back.state_dict().values(), source.state_dict().values(), strict=True))
 
 
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda model: model.state_dict(),
+        lambda model: {"state_dict": nn.DataParallel(model).state_dict(), "epoch": 3},
+        lambda model: {"model_ema": AveragedModel(model).state_dict()},
+        lambda model: torch.compile(model).state_dict(),
+    ],
+    ids=["plain", "parallel", "average", "compiled"],
+)
+def test_a_saved_state_dict_keeps_the_function_too(wrap, tmp_path, caplog):
+    source = cifar20(prob_0_L=(0.9, 0.3))
+    torch.save(wrap(source), tmp_path / "ours.pth")
+    for weights in (tmp_path / "ours.pth", wrap(source)):
+        for options in ({"prob_0_L": (0.9, 0.3)}, {}, {"prob_0_L": (1.0, 1.0)}, {"rescale": "train"}):
+            assert_same_function(cifar20(weights=weights, **options), source)
+    assert not caplog.records
+    copied = dict(source.state_dict())  # no notes any more
+    assert_same_function(cifar20(weights=copied), cifar20(weights=copied, prob_0_L=(1.0, 1.0)))
+    assert [record.getMessage()[:57] for record in caplog.records] == [
+        "the state dict does not say how its network scales its br"
+    ]
+
+
+def test_torchvision_sees_the_state_dict_that_it_knows(tmp_path):
+    model = sdm.resnet18_stodepth_lineardecay()
+    torch.save(model.state_dict(), tmp_path / "ours.pth")
+    torchvision.models.resnet18().load_state_dict(torch.load(tmp_path / "ours.pth"))
+    with pytest.raises(
+        ValueError, match="8 stochastic blocks, the model 0; for a plain model, load into"
+    ):
+        sdm.load_pretrained(torchvision.models.resnet18(), model.state_dict())
+
+
+def test_weights_handed_out_by_their_enum_keep_their_function():
+    member = sdm.CifarResNet20_Weights.DEFAULT
+    source = cifar20(weights=member)
+    assert min(member.read().scales) < 1.0
+    assert_same_function(cifar20(weights=member.get_state_dict(), prob_0_L=(1.0, 0.4)), source)
+
+
 def test_load_state_dict_stays_the_literal_copy():
     source, target = cifar20(prob_0_L=(1.0, 1.0)), cifar20()
     target.load_state_dict(source.state_dict())
