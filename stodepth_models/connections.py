@@ -91,46 +91,48 @@ class Connection:
 class GatedBlock(nn.Module):
     """Mixed in before a block's class: its residual connections, each through a gate of its own.
 
-    The gates are submodules without weights, so that the state dict stays that of the original class.
+    The gates are submodules without weights, so that the state dict stays that of the original class. This class comes
+    first, and would take a name away from the block: its own names begin with that of the package.
 
     Attributes:
-        original: the class that the block had.
-        connections: in forward order; the output of one is the input of the next.
+        stodepth_original: the class that the block had.
+        stodepth_connections: in forward order; the output of one is the input of the next.
     """
 
-    original: ClassVar[type[nn.Module]]
-    connections: ClassVar[tuple[Connection, ...]]
+    stodepth_original: ClassVar[type[nn.Module]]
+    stodepth_connections: ClassVar[tuple[Connection, ...]]
 
     @classmethod
-    def gate_names(cls) -> list[str]:
+    def stodepth_gate_names(cls) -> list[str]:
         """Names of the gates, in forward order."""
-        count = len(cls.connections)
+        count = len(cls.stodepth_connections)
         return (
             [f"stochastic_residual{number}" for number in range(1, count + 1)] if count > 1 else ["stochastic_residual"]
         )
 
     @property
-    def gates(self) -> list[StochasticResidual]:
+    def stodepth_gates(self) -> list[StochasticResidual]:
         """The gates, in forward order."""
-        return [getattr(self, name) for name in self.gate_names()]
+        return [getattr(self, name) for name in self.stodepth_gate_names()]
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the block's output for ``x``, ``(N, ...)``."""
-        return self._forward_gated(x) if any(gate.draws() for gate in self.gates) else self._forward(x)
+        draws = any(gate.draws() for gate in self.stodepth_gates)
+        return self._stodepth_forward_gated(x) if draws else self._stodepth_forward(x)
 
-    def _forward(self, x: Tensor) -> Tensor:
+    def _stodepth_forward(self, x: Tensor) -> Tensor:
         if isinstance(x, torch.fx.Proxy):
             return trace_as_leaf(self, x)
-        for connection, gate in zip(self.connections, self.gates, strict=True):
+        for connection, gate in zip(self.stodepth_connections, self.stodepth_gates, strict=True):
             x = connection.add(self, gate, x)
         return x
 
     @torch.compiler.disable(recursive=False)
-    def _forward_gated(self, x: Tensor) -> Tensor:
+    def _stodepth_forward_gated(self, x: Tensor) -> Tensor:
         if isinstance(x, torch.fx.Proxy):
             return trace_as_leaf(self, x)
         maybe_mark_dynamic(x, 0)
-        for connection, gate in zip(self.connections, self.gates, strict=True):
+        for connection, gate in zip(self.stodepth_connections, self.stodepth_gates, strict=True):
             x = connection.add_gated(self, gate, x)
         return x
 

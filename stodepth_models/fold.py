@@ -96,7 +96,7 @@ def _scaling(name: str, block: nn.Module, gate: StochasticResidual) -> Scaling:
     remedy = "name the layer in register_block(..., last_norm=...)"
     try:
         if isinstance(block, GatedBlock):
-            return block.connections[block.gates.index(gate)].scaling(block)
+            return block.stodepth_connections[block.stodepth_gates.index(gate)].scaling(block)
         remedy = "name the layer in an attribute `last_norm` of the block"
         return affine(_last_norm(block))
     except ValueError as error:

@@ -76,7 +76,7 @@ def known_names() -> str:
 def original_class(cls: type[nn.Module]) -> type[nn.Module]:
     """Return the class that a stochastic block had, or ``cls``."""
     if issubclass(cls, GatedBlock):
-        return cls.original
+        return cls.stodepth_original
     return next((original for original, known in _known.items() if known.stochastic is cls), cls)
 
 
@@ -90,7 +90,7 @@ def _make_gated(cls: type[nn.Module], known: KnownBlock) -> type[nn.Module]:
         return (_rebuild, (cls,), *nn.Module.__reduce_ex__(self, protocol)[2:])
 
     body: dict[str, Any] = {"__module__": cls.__module__, "__doc__": cls.__doc__, "__reduce_ex__": reduce}
-    body |= {"original": cls, "connections": known.connections}
+    body |= {"stodepth_original": cls, "stodepth_connections": known.connections}
     gated = types.new_class(f"StoDepth{cls.__name__}", (GatedBlock, cls), exec_body=lambda space: space.update(body))
     return gated
 

@@ -25,7 +25,7 @@ def check_swappable(name: str, block: nn.Module) -> None:
 def gates_of(block: nn.Module) -> list[StochasticResidual]:
     """Return the gates of a stochastic block in forward order; empty for any other module."""
     if isinstance(block, GatedBlock):
-        return block.gates
+        return block.stodepth_gates
     known = _known_of(block)
     return [block.residual] if known.stochastic is type(block) else []  # type: ignore[list-item]
 
@@ -47,7 +47,7 @@ def make_stochastic(block: nn.Module) -> list[StochasticResidual]:
 
 
 def _gate_names(block: nn.Module) -> list[str]:
-    return block.gate_names() if isinstance(block, GatedBlock) else ["residual"]
+    return block.stodepth_gate_names() if isinstance(block, GatedBlock) else ["residual"]
 
 
 def _set_mask_aside(block: nn.Module, mask: str | None) -> None:

@@ -413,6 +413,37 @@ def test_a_registered_block_computes_its_formula():
     assert torch.equal(out[~kept], plain[~kept])
 
 
+class Crowded(nn.Module):
+    """A block that has use for names that others may think are free."""
+
+    original = connections = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gates, self.gate_names = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 3, padding=1)
+
+    def _forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self._forward_gated(self.gate_names(x))
+
+    def _forward_gated(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.gates(x).sigmoid()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self._forward(x)
+
+
+def test_names_in_a_registered_block_are_its_own():
+    register_block(Crowded, branch=lambda block, x: block._forward(x))
+    model, x = small_net(Crowded(), Crowded()), images()
+    before = logits(model, x)
+    assert apply_stochastic_depth(model, stochastic_method="row", drop_rate=0.5) == 2
+    assert torch.equal(logits(model, x), before)
+    assert torch.equal(logits(copy.deepcopy(model), x), before)
+    model.train()(x).sum().backward()
+    remove_stochastic_depth(model)
+    assert torch.equal(logits(model.eval(), x), before)
+
+
 def test_flops_are_counted_behind_the_gates():
     model = small_convnext()
     full = expected_flops(model, (1, 3, 32, 32)).full
