@@ -112,5 +112,12 @@ def output_dtype(x: Tensor, branch: Branch | None = None) -> torch.dtype:
     norm = last_norm(branch)
     if norm is None or isinstance(norm, _NormBase):
         return dtype
-    with torch.no_grad():
-        return norm.forward(x.new_empty((0, *x.shape[1:]), dtype=dtype)).dtype  # past the hooks
+    training = [module for module in norm.modules() if module.training]
+    try:
+        for module in training:
+            module.training = False  # a norm of its own kind may keep statistics, which must not see this
+        with torch.no_grad():
+            return norm.forward(x.new_empty((0, *x.shape[1:]), dtype=dtype)).dtype  # past the hooks
+    finally:
+        for module in training:
+            module.training = True

@@ -101,14 +101,15 @@ class StochasticResidual(StochasticGate):
         """Return ``identity`` plus the gated branch.
 
         Args:
-            branch: function of ``x``, called at most once. Under DistributedDataParallel it must be a module, a
-                method of one, or a closure over modules: a dropped branch contributes zeros to their gradients.
+            branch: function of ``x``, called at most once, that does not overwrite it. Under DistributedDataParallel it
+                must be a module, a method of one, or a closure over modules: a dropped branch contributes zeros to
+                their gradients.
             x: input of the branch, ``(N, ...)``.
             identity: output of the shortcut, same shape as the branch's output.
 
         Raises:
-            RuntimeError: a training model is exported or traced, or a SyncBatchNorm would wait for ranks with other
-                gates.
+            RuntimeError: a training model is exported or traced, a SyncBatchNorm would wait for ranks with other
+                gates, or a branch overwrites the rows that it is given.
         """
         if self.draws():
             if isinstance(x, torch.fx.Proxy):
@@ -138,12 +139,19 @@ class StochasticResidual(StochasticGate):
             identity = shared if identity is x else identity
             if torch.is_grad_enabled() and not is_transformed():
                 memory = save_instead(x, rows, partial(take_rows, rows=survivors))
+        may_be_watched = rows is not x and not rows.is_inference() and not is_transformed()
+        version = rows._version if may_be_watched else None
         maybe_mark_dynamic(rows, 0)  # compile once for every number of survivors
         with memory:
             if len(rows) == 1:
                 out = call_with_one_row(branch, rows)
             else:
                 out = call_eagerly(branch, rows) if rows.device.type in EAGER_DEVICES else branch(rows)
+        if version is not None and rows._version != version:
+            raise RuntimeError(
+                "the branch overwrites its input, of which it sees some rows only, so that the shortcut would not see "
+                "the change: let its first layer work with inplace=False"
+            )
         return self._add(identity, out, survivors)
 
     @torch.compiler.disable

@@ -2,7 +2,7 @@
 
 import weakref
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -27,6 +27,8 @@ def save_instead(x: Tensor, rows: Tensor, gather: Callable[[Tensor], Tensor]) ->
     Raises:
         RuntimeError: in the backward pass, where ``x`` was changed in place in the meantime.
     """
+    if type(rows) is not Tensor or rows.data_ptr() == 0:  # a wrapper of tensors has no address to tell it by
+        return nullcontext()
     pack_outside, unpack_outside = torch._C._autograd._top_saved_tensors_default_hooks(False) or (_same, _same)
     address, kind = rows.data_ptr(), _identify(rows)
     source = weakref.ref(x)  # autograd keeps the hooks: they must not keep what checkpointing frees

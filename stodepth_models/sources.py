@@ -66,12 +66,18 @@ def _named(source: str, enum: type[WeightsEnum] | None, owner: str) -> Source:
         return enum[source]
     if enum is None and re.fullmatch(r"\w+_Weights\.\w+", source):
         return _from_torchvision(source)
-    if os.sep in source or source.endswith(SUFFIXES) or Path(source).exists():
+    if os.sep in source or source.endswith(SUFFIXES) or (source and Path(source).exists()):
         return _existing(Path(source))
-    members = [] if enum is None else [*enum.__members__]
+    if enum is None:
+        raise ValueError(
+            f"no weights {source!r} for {owner}, of which no builder is known: give the whole name, such as "
+            f"'ResNet18_Weights.IMAGENET1K_V1'; a file's name ends in {', '.join(SUFFIXES)}"
+        )
+    members = [*enum.__members__]
     near = difflib.get_close_matches(source.upper().rpartition(".")[2], members, n=1)
     raise ValueError(
-        f"no weights {source!r} for {owner}; known: {', '.join(members) or 'none'}"
+        f"no weights {source!r} for {owner}; "
+        + (f"known: {', '.join(members)}" if members else "none are published yet")
         + (f"; did you mean {near[0]!r}?" if near else "")
         + ("; a file's name ends in " + ", ".join(SUFFIXES))
     )

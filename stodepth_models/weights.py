@@ -74,17 +74,19 @@ def load_pretrained(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    recipe = model.recipe if isinstance(model, Recorded) else None
+    bare = _unwrapped(model)
+    recipe = bare.recipe if isinstance(bare, Recorded) else None
     enum = None if recipe is None else get_model_weights(recipe.builder)
-    owner = type(model).__name__ if recipe is None else recipe.builder
+    owner = type(bare).__name__ if recipe is None else recipe.builder
     found = resolve_source(source, enum, owner)
     load_checkpoint(model, read_checkpoint(found, check_hash=check_hash), strict)
 
 
 def load_checkpoint(model: nn.Module, checkpoint: Checkpoint, strict: bool = True) -> None:
     """Load what has been read; see :func:`load_pretrained`."""
-    target = model.state_dict()
-    names = canonical_names(target, "the model")
+    held, bare = model.state_dict(), _unwrapped(model)
+    names = canonical_names(held, "the model")
+    target = {key: held[key] for key in names.values()}
     state = {names.get(key, key): tensor for key, tensor in checkpoint.state_dict.items()}
     classifier = _other_classifier(names, target, state)
     for key in classifier:
@@ -102,9 +104,15 @@ def load_checkpoint(model: nn.Module, checkpoint: Checkpoint, strict: bool = Tru
     if classifier:
         why = "the number of classes differs" if classifier[0] in target else "the model has none of its own"
         logger.warning("%s: all but the classifier is loaded, %s", checkpoint.name, why)
-    elif isinstance(model, Recorded):
-        model.categories = checkpoint.categories
+    elif isinstance(bare, Recorded):
+        bare.categories = checkpoint.categories
     model.load_state_dict(state, strict=False)
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """The model within ``torch.compile``, data parallelism and averages."""
+    inner = getattr(model, "_orig_mod", getattr(model, "module", None))
+    return model if isinstance(model, Recorded) or not isinstance(inner, nn.Module) else _unwrapped(inner)
 
 
 def _other_classifier(names: Mapping[str, str], target: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:

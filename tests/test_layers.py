@@ -6,10 +6,17 @@ import pickle
 import pytest
 import torch
 from torch import nn
+from torch.testing._internal.two_tensor import TwoTensor
 from torch.utils.checkpoint import checkpoint
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from stodepth_models import DropPath, StochasticDepthBlock, StochasticResidual, survival_probs
+from stodepth_models import (
+    DropPath,
+    StochasticDepthBlock,
+    StochasticResidual,
+    cifar_resnet20_stodepth_lineardecay,
+    survival_probs,
+)
 from stodepth_models.gates import MODES, RESCALES, draw_rows
 
 ROW_MODES = ("row", "subset")
@@ -235,6 +242,22 @@ def test_mode_and_rescale_are_checked_whenever_they_are_set():
     assert (residual.mode, residual.rescale) == ("batch", "eval")
 
 
+def test_tensors_that_wrap_others_get_the_gradients_of_plain_ones():
+    branch, x = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4)), torch.randn(6, 4)
+
+    def gradients(seed, x):
+        torch.manual_seed(seed)
+        branch.zero_grad()
+        x = x.clone().requires_grad_()
+        StochasticResidual(0.5, "subset")(branch, x, x).sum().backward()
+        grads = [x.grad, *(parameter.grad for parameter in branch.parameters())]
+        return [grad.a if isinstance(grad, TwoTensor) else grad.clone() for grad in grads]
+
+    for seed in range(6):
+        for wrapped, plain in zip(gradients(seed, TwoTensor(x, x.clone())), gradients(seed, x), strict=True):
+            torch.testing.assert_close(wrapped, plain)
+
+
 @pytest.mark.parametrize("inplace", [False, True])
 @pytest.mark.parametrize("mode", MODES)
 def test_dtype_under_autocast_does_not_depend_on_the_gates(mode, inplace):
@@ -246,6 +269,35 @@ def test_dtype_under_autocast_does_not_depend_on_the_gates(mode, inplace):
             for survival_prob in (0.0, 0.5, 0.5, 0.5, 1.0)
         }
     assert dtypes == {torch.bfloat16 if inplace else torch.float32}
+
+
+def test_a_norm_of_its_own_kind_sees_nothing_of_a_dropped_branch():
+    class Float32(nn.Module):
+        def __init__(self, channels):
+            super().__init__()
+            self.norm = nn.BatchNorm2d(channels)
+
+        def forward(self, x):
+            return self.norm(x.float())
+
+    model = cifar_resnet20_stodepth_lineardecay(prob_0_L=(0.0, 0.0), norm_layer=Float32).train()
+    with torch.autocast("cpu", torch.bfloat16):
+        out = model(torch.randn(4, 3, 32, 32))
+    assert out.isfinite().all()
+    norms = [block.bn2.norm for stage in (model.layer1, model.layer2, model.layer3) for block in stage]
+    assert [int(norm.num_batches_tracked) for norm in norms] == [0] * 9
+    assert all(norm.training for norm in norms)
+
+
+@pytest.mark.parametrize("grad", [True, False])
+@pytest.mark.parametrize("mode", ROW_MODES)
+def test_a_branch_that_overwrites_some_rows_of_its_input_is_refused(mode, grad):
+    branch, x = nn.Sequential(nn.ReLU(inplace=True), nn.Linear(4, 4)), torch.randn(8, 4)
+    with torch.set_grad_enabled(grad):
+        for seed in range(8):  # windows in one run and in two
+            torch.manual_seed(seed)
+            with pytest.raises(RuntimeError, match=r"overwrites its input.*inplace=False"):
+                StochasticResidual(0.5, mode)(branch, x.clone(), x.clone())
 
 
 @pytest.mark.parametrize("mode", MODES)

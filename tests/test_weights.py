@@ -135,9 +135,7 @@ def test_torchvision_sees_the_state_dict_that_it_knows(tmp_path):
     model = sdm.resnet18_stodepth_lineardecay()
     torch.save(model.state_dict(), tmp_path / "ours.pth")
     torchvision.models.resnet18().load_state_dict(torch.load(tmp_path / "ours.pth"))
-    with pytest.raises(
-        ValueError, match="8 stochastic blocks, the model 0; for a plain model, load into"
-    ):
+    with pytest.raises(ValueError, match="8 stochastic blocks, the model 0; for a plain model, load into"):
         sdm.load_pretrained(torchvision.models.resnet18(), model.state_dict())
 
 
@@ -242,6 +240,22 @@ def test_wrapped_models_take_the_same_files(wrap):
     source, target = cifar20(prob_0_L=(1.0, 1.0)), cifar20()
     sdm.load_pretrained(wrap(target), source.state_dict())
     assert_same_function(target, source)
+
+
+def test_averages_and_compiled_models_take_weights_by_name():
+    source = cifar20(weights="CIFAR10_JPEG_V1")
+    for wrap in (AveragedModel, torch.compile, lambda model: nn.DataParallel(AveragedModel(model))):
+        target = cifar20()
+        target.register_buffer("total_ops", torch.zeros(1))  # of a profiler
+        wrapped = wrap(target)
+        sdm.load_pretrained(wrapped, "CIFAR10_JPEG_V1")
+        loaded = getattr(wrapped, "_orig_mod", wrapped).state_dict()
+        assert_same_function(cifar20(weights=loaded), source)
+    plain = torchvision.models.resnet18()
+    with pytest.raises(ValueError, match=r"give the whole name, such as 'ResNet18_Weights\.IMAGENET1K_V1'"):
+        sdm.load_pretrained(plain, "IMAGENET1K_V1")
+    with pytest.raises(ValueError, match=r"no weights 'DEFAULT' for .*cifar_resnet18.*; none are published yet"):
+        sdm.cifar_resnet18_stodepth_lineardecay(weights="DEFAULT")
 
 
 def test_models_of_others_with_their_own_names():
