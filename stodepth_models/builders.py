@@ -48,6 +48,15 @@ ARGUMENTS = """
     """
 
 
+# Keywords of other libraries that mean what this one has under another name.
+SAID_OTHERWISE = {
+    "drop_path_rate": "prob_0_L=(1.0, 1.0 - drop_path_rate), mode='row', rescale='train'",
+    "stochastic_depth_prob": "prob_0_L=(1.0, 1.0 - stochastic_depth_prob), mode='row', rescale='train'",
+    "features_only": "torchvision.models.feature_extraction.create_feature_extractor",
+    "in_chans": "a convolution of your own in place of model.conv1",
+}
+
+
 def register(builder: Builder) -> Builder:
     """Enter a builder in torchvision's registry under its own name, and document the arguments that all of them take.
 
@@ -137,6 +146,8 @@ def build(
         options: keyword arguments of ``architecture``; without ``num_classes``, that of the weights is taken.
     """
     check_flag("pretrained", pretrained)
+    for option in SAID_OTHERWISE.keys() & options.keys():
+        raise TypeError(f"{name} takes no {option}: use {SAID_OTHERWISE[option]}")
     source = builder_source(name, enum, pretrained, weights)
     model = architecture(**options)  # before anything is read or downloaded: a wrong option is told at once
     checkpoint = None if source is None else read_checkpoint(source, progress=progress)

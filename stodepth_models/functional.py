@@ -34,6 +34,7 @@ def drop_path(x: Tensor, keep_prob: float = 1.0, inplace: bool = False) -> Tenso
         Same shape, dtype and device. A dropped row is exactly zero, whatever it held.
 
     Raises:
+        TypeError: ``keep_prob`` is no number.
         ValueError: ``keep_prob`` outside ``[0, 1]`` or nan.
     """
     check_probability("keep_prob", keep_prob)

@@ -45,6 +45,7 @@ class StochasticResidual(StochasticGate):
             write nothing into it.
 
     Raises:
+        TypeError: ``survival_prob`` is no number.
         ValueError: ``survival_prob`` outside ``[0, 1]`` or nan, unknown ``mode`` or ``rescale``.
     """
 
@@ -195,6 +196,7 @@ class DropPath(nn.Module):
         inplace: overwrite the input.
 
     Raises:
+        TypeError: ``p`` is no number.
         ValueError: ``p`` outside ``[0, 1]`` or nan.
     """
 

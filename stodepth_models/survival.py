@@ -45,6 +45,7 @@ def linear_decay(L: int, p_0: float = 1.0, p_L: float = 0.5, rule: str = "inclus
         ``L`` probabilities, input side first.
 
     Raises:
+        TypeError: a probability that is no number.
         ValueError: a probability outside ``[0, 1]`` or nan, ``L`` below 1, or an unknown rule.
     """
     _check_depth(L)
@@ -66,6 +67,7 @@ def uniform(L: int, p: float) -> list[float]:
         p: probability in ``[0, 1]``.
 
     Raises:
+        TypeError: ``p`` is no number.
         ValueError: ``p`` outside ``[0, 1]`` or nan, or ``L`` below 1.
     """
     _check_depth(L)
@@ -91,6 +93,7 @@ def set_survival_probs(model: nn.Module, probs: float | Sequence[float]) -> None
             :func:`survival_probs`.
 
     Raises:
+        TypeError: a probability that is no number.
         ValueError: no stochastic block, a list of another length, or a probability outside ``[0, 1]`` or nan.
     """
     gates = _gates(model)
@@ -100,7 +103,10 @@ def set_survival_probs(model: nn.Module, probs: float | Sequence[float]) -> None
         list(probs) if isinstance(probs, Iterable) and not isinstance(probs, str) else [probs] * len(gates)
     )
     if len(values) != len(gates):
-        raise ValueError(f"probs must hold one probability for each of the {len(gates)} blocks, got {len(values)}")
+        raise ValueError(
+            f"probs must hold one probability for each of the {len(gates)} blocks, got {len(values)}; a line from p_0 "
+            f"to p_L is linear_decay({len(gates)}, p_0, p_L)"
+        )
     checked = [check_probability("probs", value) for value in values]  # all of them before the first is set
     for gate, value in zip(gates, checked, strict=True):
         gate.survival_prob = value
@@ -128,7 +134,12 @@ def expected_flops(model: nn.Module, input_size: Sequence[int]) -> ExpectedFlops
     Args:
         model: a model with or without stochastic blocks.
         input_size: ``(N, C, H, W)``.
+
+    Raises:
+        TypeError: ``input_size`` is no sequence of numbers.
     """
+    if not isinstance(input_size, Sequence) or not all(isinstance(size, int) for size in input_size):
+        raise TypeError(f"input_size must be the shape of a batch, such as (1, 3, 224, 224), got {input_size!r}")
     return count_flops(model, torch.empty(tuple(input_size), device="meta")).expected(survival_probs(model))
 
 
@@ -158,6 +169,8 @@ def count_flops(model: nn.Module, *args: Any, **kwargs: Any) -> FlopCount:
     """Count the FLOPs of ``model(*args, **kwargs)``, without computing it: all tensors are moved to the meta device."""
     gates = [name for name, module in model.named_modules() if isinstance(module, StochasticGate)]
     copy = deepcopy(model).to("meta").eval()
+    for module in copy.modules():
+        module._forward_hooks.clear()  # of the user, who asked for no pass; those before a pass may make weights
     if gates:
         set_survival_probs(copy, 1.0)
     counter = FlopCounterMode(display=False)

@@ -22,9 +22,10 @@ class StochasticDepthBlock(StochasticGate):
     Args:
         block: module with a ``shortcut`` (or ``downsample``) module; None stands for the identity.
         stoch_depth_probability: chance in ``[0, 1]`` that the block is kept.
+        sync_gates: see :class:`StochasticGate`.
 
     Raises:
-        TypeError: ``block`` has no ``shortcut`` and no ``downsample``.
+        TypeError: ``block`` has no ``shortcut`` and no ``downsample``, or the probability is no number.
         ValueError: ``stoch_depth_probability`` outside ``[0, 1]`` or nan.
     """
 

@@ -41,6 +41,8 @@ BAD_CALLS = [
     (lambda: resnet18(weights=3), TypeError, "weights must be a member of .* got int"),
     (lambda: resnet18(weights=Path("nowhere.pth")), FileNotFoundError, "nowhere.pth"),
     (lambda: resnet18(norm=None), TypeError, "norm"),
+    (lambda: resnet18(drop_path_rate=0.1), TypeError, r"resnet18\w+ takes no drop_path_rate: use prob_0_L=\(1\.0, "),
+    (lambda: cifar20(features_only=True), TypeError, "takes no features_only: use .*create_feature_extractor"),
     (
         lambda: sdm.resnext50_32x4d_stodepth_lineardecay(groups=64),
         ValueError,
@@ -58,6 +60,8 @@ BAD_CALLS = [
     (lambda: sdm.uniform(3, 2.0), ValueError, "p " + PROBABILITY + "2.0"),
     (lambda: sdm.uniform(-1, 0.5), ValueError, "L must be a number of blocks, at least 1, got -1"),
     (lambda: sdm.set_survival_probs(MODEL, [0.5] * 8), ValueError, "each of the 9 blocks, got 8"),
+    (lambda: sdm.set_survival_probs(MODEL, (1.0, 0.5)), ValueError, r"got 2; .* is linear_decay\(9, p_0, p_L\)"),
+    (lambda: sdm.expected_flops(MODEL, 32), TypeError, r"input_size must be .* such as \(1, 3, 224, 224\), got 32"),
     (lambda: sdm.set_survival_probs(MODEL, 1.01), ValueError, "probs " + PROBABILITY + "1.01"),
     (lambda: sdm.set_survival_probs(MODEL, "half"), TypeError, "probs must be"),
     (lambda: sdm.set_survival_probs(nn.Linear(1, 1), 0.5), ValueError, "stochastic blocks, got Linear without any"),

@@ -108,6 +108,16 @@ class _Projected(nn.Module):
         return self.conv(x) + self.shortcut(x)
 
 
+def test_expected_flops_calls_no_hook_of_the_user():
+    model, seen = cifar_resnet20_stodepth_lineardecay(), []
+    before = expected_flops(model, (1, 3, 32, 32))
+    model.layer1.register_forward_hook(lambda module, inputs, out: seen.append(out.mean().item()))
+    assert expected_flops(model, (1, 3, 32, 32)) == before
+    assert seen == []
+    model.eval()(torch.randn(1, 3, 32, 32))
+    assert len(seen) == 1
+
+
 def test_expected_flops_of_whole_blocks_and_of_survival_0():
     flops = expected_flops(StochasticDepthBlock(_Projected(), 0.25), (1, 3, 4, 4))
     shortcut, conv = 2 * 16 * 3 * 3, 2 * 16 * 3 * 3 * 9
