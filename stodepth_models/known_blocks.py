@@ -28,6 +28,7 @@ def register_block(
     """Teach :func:`apply_stochastic_depth` a block that computes ``activation(identity(x) + branch(x))``.
 
     Register next to the class: a pickled model needs it again where it is loaded. Subclasses are blocks of their own.
+    A class that is registered anew changes for the models that are stochastic already, too.
 
     Args:
         cls: class whose ``forward`` takes one tensor.
@@ -81,18 +82,21 @@ def original_class(cls: type[nn.Module]) -> type[nn.Module]:
 
 
 def _enter(cls: type[nn.Module], known: KnownBlock) -> None:
-    _known[cls] = replace(known, stochastic=known.stochastic or _make_gated(cls, known))
+    if known.stochastic is None:
+        gated: Any = _known[cls].stochastic if cls in _known else _make_gated(cls)
+        gated.stodepth_connections = known.connections  # of blocks that have the class already, too
+        known = replace(known, stochastic=gated)
+    _known[cls] = known
 
 
-def _make_gated(cls: type[nn.Module], known: KnownBlock) -> type[nn.Module]:
+def _make_gated(cls: type[nn.Module]) -> type[nn.Module]:
     def reduce(self: Any, protocol: Any) -> Any:
         # A class made at run time cannot be pickled by name. Its original can, and gives this one again.
         return (_rebuild, (cls,), *nn.Module.__reduce_ex__(self, protocol)[2:])
 
     body: dict[str, Any] = {"__module__": cls.__module__, "__doc__": cls.__doc__, "__reduce_ex__": reduce}
-    body |= {"stodepth_original": cls, "stodepth_connections": known.connections}
-    gated = types.new_class(f"StoDepth{cls.__name__}", (GatedBlock, cls), exec_body=lambda space: space.update(body))
-    return gated
+    body["stodepth_original"] = cls
+    return types.new_class(f"StoDepth{cls.__name__}", (GatedBlock, cls), exec_body=lambda space: space.update(body))
 
 
 def _rebuild(cls: type[nn.Module]) -> nn.Module:

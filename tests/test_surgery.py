@@ -444,6 +444,24 @@ def test_names_in_a_registered_block_are_its_own():
     assert torch.equal(logits(model.eval(), x), before)
 
 
+class Twice(Unit): ...
+
+
+def test_a_block_registered_anew_is_known_anew_to_changed_models_and_their_copies():
+    register_block(Twice, branch=lambda block, x: 2 * block.residual(x), activation=lambda block, out: out.tanh())
+    model, x = small_net(Twice()), images()
+    before = logits(model, x)
+    apply_stochastic_depth(model)
+    assert not torch.equal(logits(model, x), before)
+    register_block(Twice, branch=lambda block, x: block.residual(x), activation=lambda block, out: out.tanh())
+    for stochastic in (copy.deepcopy(model), pickle.loads(pickle.dumps(model)), model):
+        assert torch.equal(logits(stochastic, x), before)
+        assert type(stochastic[1]) is type(model[1])
+        assert apply_stochastic_depth(stochastic, Twice) == 1
+        remove_stochastic_depth(stochastic)
+        assert torch.equal(logits(stochastic, x), before)
+
+
 def test_flops_are_counted_behind_the_gates():
     model = small_convnext()
     full = expected_flops(model, (1, 3, 32, 32)).full
