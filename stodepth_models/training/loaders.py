@@ -1,6 +1,9 @@
 """Batches on the device: from memory with vectorised augmentation, or from files through worker processes."""
 
+import os
+import signal
 from collections.abc import Iterator
+from threading import Thread
 from typing import NamedTuple
 
 import torch
@@ -170,5 +173,20 @@ def _file_loader(
     # A generator of its own: the loader would draw its base seed from the stream of the gates.
     return DataLoader(
         dataset, batch_sampler=batches, num_workers=workers, generator=torch.Generator(),
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=torch.cuda.is_available(), worker_init_fn=_outlive_signals,
     )  # fmt: skip
+
+
+def _outlive_signals(worker: int) -> None:
+    """Leave signals that reach all processes to the one that trains: it needs its workers until it has saved."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # macOS has none
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """End this process once its parent, and nobody else, asks for it, as Python does with what is left at its end."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)

@@ -1,6 +1,8 @@
 """What the command lines say and return when something is wrong, and what survives it."""
 
+import multiprocessing
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -11,9 +13,14 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.utils import DistributedType
+from PIL import Image
 
 from stodepth_models.training import checkpoint, machine
 from stodepth_models.training.cli import run_script
+from stodepth_models.training.config import DataConfig
+from stodepth_models.training.data import load_data
+from stodepth_models.training.loaders import TrainBatches
+from stodepth_models.training.order import EpochOrder
 from stodepth_models.training.outcome import Diverged, SettingsError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,7 +29,8 @@ ROOT = Path(__file__).resolve().parents[2]
 def launch(*arguments):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, str(ROOT / "scripts" / "train.py"), *arguments]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                            start_new_session=True)  # fmt: skip
 
 
 def test_a_preempted_job_saves_and_asks_to_be_resumed(tmp_path):
@@ -37,6 +45,43 @@ def test_a_preempted_job_saves_and_asks_to_be_resumed(tmp_path):
     assert process.returncode == 75, err
     assert "stopped by SIGTERM at step" in out
     assert "go on with --resume" in out
+
+
+def make_large_images(root):
+    """A hundred pictures of each of two classes, too large to be kept in memory."""
+    for number in range(200):
+        path = root / "train" / ("cat", "dog")[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (72, 72), (number, 0, 0)).save(path)
+    return root
+
+
+def test_a_signal_to_all_processes_leaves_the_loaders_to_the_run_that_saves(tmp_path):
+    process = launch(
+        "--data.name=folder", f"--data.root={make_large_images(tmp_path / 'set')}", "--data.image_size=72",
+        "--data.workers=1", "--epochs=1000", "--batch_size=2", "--optim.lr=0.01", f"--output={tmp_path / 'run'}",
+        "--trackers=[]", "--stop_at_chance=0", "--checkpoint_steps=1",
+    )  # fmt: skip
+    folder = tmp_path / "run" / "checkpoints"
+    while process.poll() is None and not checkpoint.checkpoints(folder):
+        time.sleep(0.01)
+    for number in (signal.SIGTERM, signal.SIGINT):  # as a cluster manager, and as a terminal
+        os.killpg(process.pid, number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 75, err
+    saved = int(re.search(r"stopped by SIG\w+ (?:at step|after epoch) (\d+)", out)[1])
+    assert saved > 0
+    assert checkpoint.load_last(folder, pytest.fail)["progress"]["step"] >= saved
+
+
+def test_loaders_end_where_the_run_itself_ends_them(tmp_path):
+    data = load_data(DataConfig(name="folder", root=make_large_images(tmp_path), image_size=72))
+    batches = TrainBatches(data, EpochOrder(len(data.train.labels), 2, 0), torch.device("cpu"), 1).epoch(0)
+    next(batches)
+    (worker,) = multiprocessing.active_children()
+    worker.terminate()  # as Python does at its end with what is still there, and waits
+    worker.join(30)
+    assert worker.exitcode == 0
 
 
 def test_a_wrong_output_is_one_line_and_code_2(tmp_path):
