@@ -127,15 +127,15 @@ def test_weights_bring_their_size_beside_a_given_mean(tmp_path):
 
 
 def test_weights_bring_the_options_of_their_builder(tmp_path):
-    model, data = ModelConfig(options={"shortcut": "A"}), DataConfig(name="digits")
+    model, data = ModelConfig(options={"shortcut": "B"}), DataConfig(name="digits")
     train(TrainConfig(model=model, data=data, optim=OptimConfig(lr=0.05), epochs=1, output=tmp_path, trackers=(),
                       progress=False, stop_at_chance=0))  # fmt: skip
     weights = ModelConfig(weights=str(tmp_path / "last.safetensors"))
     figures = evaluate_weights(EvaluateConfig(model=weights, data=data, cpu=True))
     tested = json.loads((tmp_path / "result.json").read_text())
     assert figures["error_percent"] == pytest.approx(tested["test_error_last"], abs=1e-6)
-    asked = dataclasses.replace(weights, options={"shortcut": "B"})
-    with pytest.raises(ValueError, match=r"missing: .*downsample"):  # what the settings give goes before
+    asked = dataclasses.replace(weights, options={"shortcut": "A"})
+    with pytest.raises(ValueError, match=r"unexpected: .*downsample"):  # what the settings give goes before
         evaluate_weights(EvaluateConfig(model=asked, data=data, cpu=True))
 
 
