@@ -225,6 +225,22 @@ def test_trainer_goes_on_from_a_checkpoint(tmp_path, restore):
     assert whole.trained_with == [probs_at(step / 6) for step in range(6)]
 
 
+def test_trainer_starts_afresh_after_a_training_that_was_resumed(tmp_path):
+    arguments = {"drop_rate": 0.4, "drop_warmup": 1.0}
+    train(Labelled(), StochasticDepthCallback(**arguments), tmp_path, save_strategy="epoch")
+    model, checkpoint = Labelled(), str(tmp_path / "checkpoint-3")
+    trainer = train(
+        model,
+        StochasticDepthCallback(**arguments),
+        tmp_path,
+        resume=checkpoint,
+        restore_callback_states_from_checkpoint=True,
+    )
+    model.trained_with.clear()
+    trainer.train()
+    assert model.trained_with == [probs_at(step / 6) for step in range(6)]
+
+
 class LabelsFirst(Labelled):
     """A model that the FLOPs cannot be counted of with images alone."""
 

@@ -69,6 +69,7 @@ class StochasticDepthCallback(TrainerCallback, ExportableState):
         self._course.begin(model, state.max_steps)
         if self._course.schedule is not None and self.schedule_state is not None:
             self._course.schedule.load_state_dict(self.schedule_state)
+            self.schedule_state = None  # the next training of this trainer begins at its own start
         else:
             for _ in range(state.global_step):
                 self._course.step()
