@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import pickle
+import socket
 import subprocess
 import sys
 import threading
@@ -43,13 +44,13 @@ def assert_loaded(model):
 
 
 class Server(ThreadingHTTPServer):
-    """Answers every path with ``SAFETENSORS``, after going through ``faults``."""
+    """Answers every path with ``content``, after going through ``faults``."""
 
     daemon_threads = True
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.faults, self.requests = [], 0
+        self.content, self.faults, self.requests = SAFETENSORS, [], 0
 
     def url(self, name):
         return f"http://127.0.0.1:{self.server_port}/{name}"
@@ -62,7 +63,8 @@ class Handler(BaseHTTPRequestHandler):
         if fault == "missing":
             self.send_error(404)
             return
-        body = {"page": b"\n<!DOCTYPE html><html>sign in</html>", "other": SAFETENSORS + b"!"}.get(fault, SAFETENSORS)
+        content = self.server.content
+        body = {"page": b"\n<!DOCTYPE html><html>sign in</html>", "other": content + b"!"}.get(fault, content)
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -121,6 +123,23 @@ def test_a_download_that_fails_leaves_nothing_and_the_next_one_succeeds(fault, e
     sdm.load_pretrained(model, url)
     assert_loaded(model)
     assert files(cache) == [HASHED]
+
+
+def test_a_server_that_says_nothing_is_not_waited_for(cache, monkeypatch):
+    monkeypatch.setattr(fetch, "TIMEOUT", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/{HASHED}"
+        with pytest.raises(sdm.DownloadError, match=f"{HASHED} cannot be fetched to .*: TimeoutError: timed out"):
+            sdm.load_pretrained(tiny(), url)
+    assert files(cache) == []
+
+
+@pytest.mark.parametrize("progress", [True, False])
+def test_the_progress_bar_can_be_turned_off(progress, server, cache, capsys):
+    weights = sdm.cifar_resnet20_stodepth_lineardecay().state_dict()
+    server.content = save({key: value.clone() for key, value in weights.items()})
+    sdm.cifar_resnet20_stodepth_lineardecay(weights=server.url("resnet20.safetensors"), progress=progress)
+    assert ("resnet20.safetensors: 100%" in capsys.readouterr().err) is progress
 
 
 @pytest.mark.parametrize(("fault", "match"), [("page", r"is a web page"), ("other", "is a damaged safetensors file")])

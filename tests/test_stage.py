@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from torch import nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
 import stodepth_models as sdm
 from stodepth_models.gates import MODES
+from stodepth_models.stage import Stage
 
 
 def _model(builder, mode, checkpoint_stages):
@@ -71,6 +73,18 @@ def test_fewer_bytes_are_saved():
         sdm.cifar_resnet56_stodepth_lineardecay(prob_0_L=(1.0, 1.0), checkpoint_stages=flag) for flag in (False, True)
     )
     assert saved_bytes(checkpointed) < 0.5 * saved_bytes(plain)
+
+
+@pytest.mark.parametrize(("blocks", "segments"), [(1, 1), (4, 2), (9, 3), (10, 3), (18, 4)])
+def test_about_the_square_root_of_the_blocks_is_kept_at_a_time(blocks, segments):
+    stage = Stage(*(nn.Linear(2, 2) for _ in range(blocks)), checkpoint=True)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda saved: kept.append(saved.data_ptr()) or saved, lambda x: x):
+        out = stage(torch.randn(3, 2, requires_grad=True))
+    inputs = {pointer for pointer in kept if pointer}
+    assert len(inputs) == segments
+    out.sum().backward()
+    assert all(block.weight.grad is not None for block in stage)
 
 
 def test_evaluation_is_untouched():

@@ -129,6 +129,26 @@ def test_the_other_cifar_models(depth, blocks):
     assert model.layer1(torch.empty(1, 64, 32, 32, device="meta")).shape[-1] == 32  # no max-pool
 
 
+def test_the_builder_passes_on_what_the_gates_are_told():
+    model = sdm.cifar_resnet20_stodepth_lineardecay(
+        prob_0_L=(0.9, 0.3), mode="row", rescale="none", depth_rule="paper", sync_gates=True
+    )
+    assert sdm.survival_probs(model) == sdm.linear_decay(9, 0.9, 0.3, rule="paper")
+    gates = [module for module in model.modules() if isinstance(module, sdm.StochasticResidual)]
+    assert {(gate.mode, gate.rescale, gate.sync_gates) for gate in gates} == {("row", "none", True)}
+
+
+def test_cifar_models_start_as_he_et_al_say():
+    """Kaiming's normal distribution over the fan out, as torchvision's, and on request branches that start at zero."""
+    model = sdm.cifar_resnet56_stodepth_lineardecay(zero_init_residual=True)
+    widening = model.layer2[0].conv1.weight  # 16 to 32 channels: fan in and fan out differ
+    assert widening.detach().std().item() == pytest.approx((2 / (9 * 32)) ** 0.5, rel=0.05)
+    blocks = [module for module in model.modules() if isinstance(module, sdm.StoDepthBasicBlock)]
+    assert not any(block.bn2.weight.any() for block in blocks)
+    assert all(block.bn1.weight.eq(1).all() for block in blocks)
+    assert sdm.cifar_resnet20_stodepth_lineardecay().layer1[0].bn2.weight.eq(1).all()
+
+
 def test_shortcut_a_subsamples_and_pads_evenly_on_both_sides():
     shortcut = sdm.cifar_resnet20_stodepth_lineardecay().layer2[0].downsample
     x = torch.randn(2, 16, 6, 6).to(memory_format=torch.channels_last)
