@@ -68,11 +68,11 @@ class Headless(Classifier):
         return cross_entropy(self.net(batch[0]), batch[1])
 
 
-def fit(model: pl.LightningModule, callback: StochasticDepth, folder, epochs: int = EPOCHS, ckpt_path=None, **options):
+def fit(model: pl.LightningModule, callbacks: Any, folder, epochs: int = EPOCHS, ckpt_path=None, **options):
     trainer = pl.Trainer(
         max_epochs=epochs,
         accelerator="cpu",
-        callbacks=[callback],
+        callbacks=callbacks,
         logger=CSVLogger(folder, flush_logs_every_n_steps=1),
         log_every_n_steps=1,
         enable_checkpointing=False,
@@ -131,10 +131,29 @@ def test_lightning_takes_a_submodule_and_constant_probabilities(tmp_path):
     trainer = fit(model, StochasticDepth("BasicBlock", "sample", 0.4, submodule="net"), tmp_path)
     assert survival_probs(model.net) == probs_at(1.0)
     share = expected_flops(model.net, SIZE).share
-    assert trainer.callback_metrics["stochastic_depth/flops_share"] == pytest.approx(share, rel=1e-6)
+    assert trainer.callback_metrics["stochastic_depth/net/flops_share"] == pytest.approx(share, rel=1e-6)
     remove_stochastic_depth(model)
     with pytest.raises(ValueError, match="drop_rate=None needs a model with stochastic blocks, got Sequential"):
         fit(model, StochasticDepth(drop_rate=None, submodule="net"), tmp_path)
+
+
+def test_lightning_takes_a_callback_for_each_of_two_submodules(tmp_path):
+    model = Classifier()
+    model.other = network()
+    callbacks = [
+        StochasticDepth(drop_rate=0.4, drop_warmup=1.0, submodule="net"),
+        StochasticDepth(drop_rate=0.8, drop_distribution="uniform", drop_warmup=0.5, submodule="other"),
+    ]
+    trainer = fit(model, callbacks, tmp_path)
+    assert survival_probs(model.net) == probs_at(1.0)
+    assert survival_probs(model.other) == pytest.approx([0.2] * 4)
+    logged = {key: value.item() for key, value in trainer.callback_metrics.items()}
+    assert logged["stochastic_depth/net/survival_prob"] == pytest.approx(1 - 5 / 6 * 0.25)
+    assert logged["stochastic_depth/other/survival_prob"] == pytest.approx(0.2)
+    assert logged["stochastic_depth/other/flops_share"] < logged["stochastic_depth/net/flops_share"]
+    trainer.save_checkpoint(tmp_path / "end.ckpt")
+    saved = torch.load(tmp_path / "end.ckpt", weights_only=False)["callbacks"]
+    assert [saved[callback.state_key]["schedule"]["share"] for callback in callbacks] == [1.0, 0.5]
 
 
 def test_lightning_needs_an_end_for_a_share_of_the_training(tmp_path):

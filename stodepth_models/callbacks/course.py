@@ -85,14 +85,19 @@ class Course:
         if self.schedule is not None:
             self.schedule.step()
 
-    def metrics(self) -> dict[str, float]:
-        """Return the mean survival probability, and the FLOPs that a forward pass executes, expected over the gates."""
+    def metrics(self, part: str | None = None) -> dict[str, float]:
+        """Return the mean survival probability, and the FLOPs that a forward pass executes, expected over the gates.
+
+        Args:
+            part: name for what is trained, in the names of the metrics; None: it needs none.
+        """
         if self._model is None:
             return {}
+        prefix = "stochastic_depth" if part is None else f"stochastic_depth/{part}"
         probs = survival_probs(self._model)
-        metrics = {"stochastic_depth/survival_prob": sum(probs) / len(probs)}
+        metrics = {f"{prefix}/survival_prob": sum(probs) / len(probs)}
         if self._flops is not None:
             expected = self._flops.expected(probs)
-            metrics["stochastic_depth/flops"] = expected.training
-            metrics["stochastic_depth/flops_share"] = expected.share
+            metrics[f"{prefix}/flops"] = expected.training
+            metrics[f"{prefix}/flops_share"] = expected.share
         return metrics

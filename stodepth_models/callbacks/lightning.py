@@ -28,7 +28,8 @@ class StochasticDepth(Callback):
         drop_warmup: share of the training, in ``[0, 1]``, over which survival falls from 1 to its values.
         rescale: ``"train"``, ``"eval"`` or ``"none"``.
         sync_gates: all ranks draw the same gates.
-        submodule: name of the part of the LightningModule that holds the blocks; None: all of it.
+        submodule: name of the part of the LightningModule that holds the blocks; None: all of it. Each part can have
+            a callback of its own: what it logs is ``stochastic_depth/<submodule>/survival_prob`` and so on.
         total_steps: optimizer steps of the training; None: Lightning's estimate.
         input_size: ``(N, C, H, W)`` for counting FLOPs; None: the first tensor of the first batch.
 
@@ -64,6 +65,11 @@ class StochasticDepth(Callback):
         self._restored: dict[str, Any] | None = None
         self._seen_steps = 0
 
+    @property
+    def state_key(self) -> str:
+        """Name of the callback's state in a checkpoint: one for each submodule."""
+        return super().state_key if self.submodule is None else self._generate_state_key(submodule=self.submodule)
+
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make the model stochastic."""
         model: nn.Module = pl_module if self.submodule is None else pl_module.get_submodule(self.submodule)
@@ -83,7 +89,7 @@ class StochasticDepth(Callback):
         """Log what this batch is trained with."""
         if not self._course.counted:
             self._course.count(torch.empty(tuple(self._course.input_size or _size(batch)), device="meta"))
-        pl_module.log_dict(self._course.metrics(), batch_size=1)
+        pl_module.log_dict(self._course.metrics(self.submodule), batch_size=1)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
