@@ -10,7 +10,9 @@ import stodepth_models as sdm
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.mark.parametrize("name", ["LICENSE", "README.md", "CHANGELOG.md", "hubconf.py", "stodepth_models/py.typed"])
+@pytest.mark.parametrize(
+    "name", ["LICENSE", "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "hubconf.py", "stodepth_models/py.typed"]
+)
 def test_the_checkout_holds(name):
     assert (ROOT / name).is_file()
 
@@ -21,6 +23,17 @@ def test_the_changelog_knows_the_version():
 
 def test_torch_2_13_0_is_never_chosen():
     assert '"torch>=2.11,!=2.13.0"' in (ROOT / "pyproject.toml").read_text()
+
+
+def test_modules_import_only_what_stands_before_them_in_the_map():
+    rooms = (ROOT / "CONTRIBUTING.md").read_text().split("## Words")[0]
+    order = re.findall(r"`(\w+)`", "".join(line for line in rooms.splitlines() if line.startswith("|")))
+    package = ROOT / "stodepth_models"
+    assert sorted(order) == sorted(path.stem for path in package.glob("[!_]*.py"))
+    for place, module in enumerate(order):
+        source = (package / f"{module}.py").read_text()
+        imported = set(re.findall(r"^from \.(\w+) import", source, re.MULTILINE))
+        assert imported <= set(order[:place]), module
 
 
 def test_the_two_commands_and_ci_are_there():
