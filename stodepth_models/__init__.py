@@ -19,6 +19,7 @@ from .cifar import (
 )
 from .conversion import to_torchvision
 from .errors import CheckpointError, DownloadError
+from .flops import expected_flops
 from .fold import fold_rescale
 from .functional import drop_path
 from .known_blocks import register_block
@@ -37,6 +38,7 @@ from .published import (
     CifarResNet164_Weights,
     CifarResNet1202_Weights,
 )
+from .recalibration import recalibrate_bn
 from .resnet import (
     StoDepthResNet,
     resnet18_stodepth_lineardecay,
@@ -52,7 +54,7 @@ from .resnet import (
 )
 from .schedules import StochasticDepthProbabilitySchedulerLinear, SurvivalSchedule
 from .surgery import apply_stochastic_depth, remove_stochastic_depth
-from .survival import expected_flops, linear_decay, recalibrate_bn, set_survival_probs, survival_probs, uniform
+from .survival import linear_decay, set_survival_probs, survival_probs, uniform
 from .uncertainty import MCPrediction, mc_predict
 from .weights import load_pretrained
 from .whole_block import StochasticDepthBlock

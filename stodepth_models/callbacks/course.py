@@ -6,10 +6,11 @@ from typing import Any
 
 from torch import nn
 
+from ..flops import FlopCount, count_flops
 from ..gates import check_probability
 from ..schedules import SurvivalSchedule
 from ..surgery import apply_stochastic_depth
-from ..survival import FlopCount, count_flops, survival_probs
+from ..survival import survival_probs
 
 __all__ = ["Course"]
 

@@ -7,8 +7,9 @@ import torch
 from torch import nn
 from torchvision.models import get_model, get_model_weights
 
+from ..flops import count_flops
 from ..stochastic_gate import StochasticGate
-from ..survival import count_flops, linear_decay, survival_probs
+from ..survival import linear_decay, survival_probs
 from ..weights import builder_source
 from .config import ModelConfig
 from .masking import mask_branches

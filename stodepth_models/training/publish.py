@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoints import read_file
+from ..flops import expected_flops
 from ..hints import SUFFIX
 from ..hub import rebuild
-from ..survival import expected_flops
 from .config import DataConfig, EvaluateConfig, ModelConfig
 from .evaluation import evaluate_weights
 from .outputs import RunFolder

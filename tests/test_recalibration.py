@@ -1,0 +1,46 @@
+"""Batch-norm statistics, against the mean over batches."""
+
+import copy
+
+import pytest
+import torch
+
+from stodepth_models import cifar_resnet20_stodepth_lineardecay, recalibrate_bn
+
+
+def test_recalibration_is_the_mean_over_batches_at_full_depth():
+    torch.manual_seed(0)
+    model = cifar_resnet20_stodepth_lineardecay(prob_0_L=(0.5, 0.1)).train()
+    model.layer1[0].eval()
+    batches = [torch.rand(4, 3, 8, 8) for _ in range(3)]
+    before = torch.get_rng_state()
+    recalibrate_bn(model, [batches[0], (batches[1], torch.zeros(4)), [batches[2]]])
+    assert torch.equal(torch.get_rng_state(), before)
+    stem = torch.stack([model.conv1(batch).mean((0, 2, 3)) for batch in batches]).mean(0)
+    torch.testing.assert_close(model.bn1.running_mean, stem)
+    assert model.layer3[2].bn2.num_batches_tracked == 3
+    assert model.bn1.momentum == 0.1
+    assert model.layer3.training
+    assert not model.layer1[0].training
+    first = copy.deepcopy(model.state_dict())
+    recalibrate_bn(model, batches)
+    assert all(torch.equal(first[key], value) for key, value in model.state_dict().items())
+
+
+def test_recalibration_that_fails_changes_nothing():
+    model = cifar_resnet20_stodepth_lineardecay()
+    model(torch.rand(2, 3, 8, 8))
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(RuntimeError, match="channels"):
+        recalibrate_bn(model, [torch.rand(2, 3, 8, 8), torch.rand(2, 4, 8, 8)])
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    assert model.bn1.momentum == 0.1
+
+
+def test_recalibration_without_batches_changes_nothing():
+    model = cifar_resnet20_stodepth_lineardecay()
+    model(torch.rand(2, 3, 8, 8))
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match="batches must hold at least one batch"):
+        recalibrate_bn(model, [])
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
