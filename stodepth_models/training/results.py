@@ -93,9 +93,13 @@ def read_runs(folder: Path, processor_time: bool = False) -> tuple[list[Record],
     found = sorted(path.parent for path in folder.rglob("config.json") if path.with_name("metrics.jsonl").exists())
     if not found:
         raise ValueError(f"{folder} holds no run (no config.json beside a metrics.jsonl)")
-    unfinished = [path for path in found if not RunFolder(path).result.exists()]
+    unfinished = [path for path in found if not _is_finished(RunFolder(path))]
     clock = "processor_seconds" if processor_time else "train_seconds"
     return [_read(RunFolder(path), clock, folder) for path in found if path not in unfinished], unfinished
+
+
+def _is_finished(folder: RunFolder) -> bool:
+    return folder.result.exists() and len(folder.rows()) > 0
 
 
 def _read(folder: RunFolder, clock: str, runs: Path) -> Record:

@@ -58,6 +58,8 @@ def runs(tmp_path_factory):
     make_run(tmp_path / "runs" / "digits", (1.0, 0.5), 0, 3.0, 1, 0.76, test=False, data="digits")
     make_run(tmp_path / "runs" / "begun", (1.0, 0.5), 9, 1.0, 1, 0.76)
     (tmp_path / "runs" / "begun" / "result.json").unlink()
+    make_run(tmp_path / "runs" / "empty", (1.0, 0.5), 10, 1.0, 1, 0.76)
+    (tmp_path / "runs" / "empty" / "metrics.jsonl").write_text("")
     return tmp_path / "runs"
 
 
@@ -241,7 +243,7 @@ def test_plots_show_the_figures_with_names_and_units(runs):
 
 def test_the_report_holds_every_picture_and_names_what_is_left_out(runs, report):
     records, unfinished = read_runs(runs)
-    assert (len(records), unfinished) == (8, [runs / "begun"])
+    assert (len(records), unfinished) == (8, [runs / "begun", runs / "empty"])
     page = (report / "index.html").read_text(encoding="utf-8")
     pictures = sorted(path.name for path in report.glob("*.svg"))
     assert len(pictures) == page.count("<img ") == 7
