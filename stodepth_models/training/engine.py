@@ -1,14 +1,16 @@
 """A whole run: check, load, train, evaluate, record."""
 
 import os
+from contextlib import nullcontext
 
 import torch
+from accelerate import Accelerator
 
 from .config import TrainConfig
 from .data import load_data
-from .machine import make_accelerator
+from .machine import any_process, make_accelerator
 from .models import check_model
-from .outcome import Interrupted
+from .outcome import Interrupted, SettingsError
 from .outputs import RunFolder
 from .run import Run
 from .signals import StopRequest
@@ -25,7 +27,8 @@ def train(config: TrainConfig) -> int:
         Exit code: 0, or ``EXIT_RESUME_ME``.
 
     Raises:
-        SettingsError: ``output`` or the options of the model cannot be used; nothing has been computed.
+        SettingsError: ``output`` or the options of the model cannot be used, or another run writes into ``output``;
+            nothing has been computed.
         ValueError: the data or the weights cannot be used.
         Diverged: the loss is not a number, or accuracy stays at chance.
     """
@@ -35,7 +38,14 @@ def train(config: TrainConfig) -> int:
     accelerator = make_accelerator(config.cpu, config.precision, config.trackers, folder.path)
     torch.backends.cudnn.deterministic = config.deterministic
     torch.backends.cudnn.benchmark = not config.deterministic
-    accelerator.wait_for_everyone()  # all have looked into the folder before the first one writes
+    with folder.lock() if accelerator.is_main_process else nullcontext(True) as free:
+        # Asking all waits for all: each has looked into the folder before the first one writes.
+        if any_process(accelerator, not free)[0]:
+            raise SettingsError(f"output: {folder.path} is being written by another run: give another folder, or wait")
+        return _train(config, accelerator, folder)
+
+
+def _train(config: TrainConfig, accelerator: Accelerator, folder: RunFolder) -> int:
     with accelerator.local_main_process_first():  # which unpacks archives for the others
         data = load_data(config.data)
     folder.check_data(data)

@@ -92,7 +92,9 @@ def open_image(path: Path) -> Image.Image:
     try:
         return open_rgb(path)
     except ValueError as error:
-        raise ValueError(f"{error}: remove it or use data.unreadable=skip") from None
+        raise ValueError(
+            f"{error}: remove it or use data.unreadable=skip; once there is a checkpoint, mend it instead"
+        ) from None
 
 
 def decode(files: Files, side: int, unreadable: str) -> tuple[Tensor, Tensor]:

@@ -1,9 +1,12 @@
 """The folder of a run: claimed before any work, its settings, its metrics, its result."""
 
 import dataclasses
+import fcntl
 import json
 import re
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,7 @@ import torch
 import torchvision
 
 from .. import __version__
-from .checkpoint import write_atomically
+from .checkpoint import checkpoints, write_atomically
 from .comparison import changes, differences, flatten
 from .config import TrainConfig
 from .data import Data
@@ -66,16 +69,36 @@ class RunFolder:
         if changed:
             raise SettingsError(f"resume: {self.path} was run with other settings: {'; '.join(changed)}")
 
+    @contextmanager
+    def lock(self) -> Iterator[bool]:
+        """Keep other runs out while the context lasts; yields whether none was in before.
+
+        The lock is the process's own, not its loaders', which may outlive a process that is killed for a moment.
+        """
+        with open(self.path / ".lock", "a") as file:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError):  # systems have either
+                yield False
+                return
+            except OSError:  # a file system without locks
+                pass
+            yield True
+
     def check_data(self, data: Data) -> None:
         """Make sure that a run that goes on does so with the images that it began with.
 
+        Before the first checkpoint some may have been left out since, because they cannot be read.
+
         Raises:
-            SettingsError: other classes, or another number of images.
+            SettingsError: other classes, or, where there is a checkpoint, another number of images.
         """
         then = self.saved().get("data") if self.config.exists() else None
         if then is None:
             return
         now = _contents(data)
+        if not checkpoints(self.checkpoints):
+            then["images"] = now["images"]
         changed = changes(_by_name(then), _by_name(now))
         if changed:
             raise SettingsError(f"resume: {self.path} was run on other images: {'; '.join(changed[:5])}")

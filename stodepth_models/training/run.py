@@ -17,7 +17,7 @@ from .data import Data, Split
 from .loaders import EvaluationBatches
 from .machine import device_name, peak_memory
 from .metrics import Figures, evaluate
-from .outcome import Diverged
+from .outcome import Diverged, SettingsError
 from .outputs import RunFolder, flat_settings
 from .signals import StopRequest
 from .trainer import Trainer
@@ -45,7 +45,15 @@ class Run:
         self.main = accelerator.is_main_process
         if config.resume:
             self.trainer.resume()
+        best = self.trainer.progress.best_epoch
+        if best > 0 and not folder.best.exists():
+            raise SettingsError(
+                f"resume: {folder.best} is missing, the weights of epoch {best}: put it back, or remove "
+                f"{folder.checkpoints} to start afresh"
+            )
         if self.main:
+            if self.trainer.progress.epoch < config.epochs:
+                folder.result.unlink(missing_ok=True)  # of a run whose checkpoints have been removed
             folder.claim(config, accelerator.num_processes, data)
             folder.keep_rows(self.trainer.progress.epoch)
         start_trackers(accelerator, flat_settings(config), folder.path)

@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -312,6 +314,36 @@ def test_a_damaged_test_image_costs_no_training(tmp_path, monkeypatch):
     assert same(weights(tmp_path / "run"), trained)
 
 
+def stopped_by_a_damaged_image(tmp_path, **changes):
+    """Settings that skip the training image at which a run has just stopped, in the last step of its first epoch."""
+    for number in range(40):
+        path = tmp_path / "set" / "train" / ("cat", "dog")[number % 2] / f"{number:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (72, 72), (6 * number, 0, 0)).save(path)
+    statistics = {"mean": (0.5,) * 3, "std": (0.3,) * 3}  # else the images would be read to measure them
+    data = DataConfig(name="folder", root=tmp_path / "set", image_size=72, workers=0, valid_size=4, **statistics)
+    config = settings(tmp_path / "run", data=data, epochs=1, batch_size=4, **changes)
+    last = load_data(data).train.paths[trainer.EpochOrder(36, 4, 0).permutation(0)[-1]]
+    last.write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"\.png cannot be read .*skip; once there is a checkpoint, mend it instead$"):
+        train(config)
+    return dataclasses.replace(config, resume=True, data=dataclasses.replace(data, unreadable="skip"))
+
+
+def test_a_damaged_training_image_may_be_skipped_before_there_is_a_checkpoint(tmp_path):
+    config = stopped_by_a_damaged_image(tmp_path)
+    with pytest.warns(UserWarning, match="skipped"):
+        assert train(config) == 0
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["data"]["images"]["train"] == 35
+
+
+@pytest.mark.filterwarnings("ignore:.*skipped")
+def test_a_run_with_a_checkpoint_keeps_the_number_of_its_images(tmp_path):
+    config = stopped_by_a_damaged_image(tmp_path, checkpoint_steps=1)
+    with pytest.raises(SettingsError, match=r"run on other images: the number of train images was 36, is 35$"):
+        train(config)
+
+
 def test_chance_accuracy_stops_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr(run, "_near_chance", lambda split: 1.0)
     with pytest.raises(Diverged, match=r"at chance \(25\.0%\) for 3 epochs at step 15"):
@@ -416,6 +448,47 @@ def test_an_output_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(SettingsError, match=r"output: .*file/run cannot be written"):
         train(settings(tmp_path / "file" / "run"))
+
+
+def test_best_weights_that_went_missing_are_named_before_training_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(engine, "StopRequest", lambda: Stop(7))
+    assert train(settings(tmp_path)) == EXIT_RESUME_ME
+    (tmp_path / "best.safetensors").unlink()
+    monkeypatch.setattr(trainer.Trainer, "train_epoch", lambda self: pytest.fail("training went on"))
+    with pytest.raises(SettingsError, match=r"^resume: .*best\.safetensors is missing, .* of epoch 1: put it back, or"):
+        train(settings(tmp_path, resume=True))
+
+
+def test_a_finished_run_that_starts_afresh_is_unfinished_until_its_end(tmp_path, monkeypatch):
+    assert train(settings(tmp_path)) == 0
+    shutil.rmtree(tmp_path / "checkpoints")
+    monkeypatch.setattr(engine, "StopRequest", lambda: Stop(3))
+    assert train(settings(tmp_path, resume=True)) == EXIT_RESUME_ME
+    assert not (tmp_path / "result.json").exists()
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from stodepth_models.training.outputs import RunFolder
+with RunFolder(Path(sys.argv[1])).lock() as free:
+    print(free, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_folder_that_another_run_writes_into_is_refused(tmp_path):
+    writer = subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(tmp_path)], env=os.environ | {"PYTHONPATH": str(ROOT)}, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    with writer:
+        assert writer.stdout.readline() == "True\n"
+        with pytest.raises(SettingsError, match=rf"^output: {re.escape(str(tmp_path))} is being written by another"):
+            train(settings(tmp_path, epochs=1))
+        assert {path.name for path in tmp_path.iterdir()} == {".lock"}
+        writer.kill()
+    assert train(settings(tmp_path, epochs=1)) == 0
 
 
 def test_a_truncated_checkpoint_falls_back_to_the_one_before(undisturbed, tmp_path, monkeypatch, capsys):
