@@ -1,10 +1,11 @@
 """What the builders of all families share: checked arguments, weights, and a place in torchvision's registry."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from os import PathLike
 from typing import Any, TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 from torchvision.models import WeightsEnum
 from torchvision.models._api import BUILTIN_MODELS
 
@@ -17,10 +18,13 @@ from .stochastic_gate import StochasticGate
 from .survival import DEPTH_RULES, linear_decay, set_survival_probs
 from .weights import builder_source, load_checkpoint
 
-__all__ = ["StochasticDepth", "build", "register"]
+__all__ = ["AnySource", "StochasticDepth", "build", "register"]
 
 Model = TypeVar("Model", bound=Recorded)
 Builder = TypeVar("Builder", bound=Callable[..., nn.Module])
+
+# What `weights` takes beside the builder's enum; real types, for torchvision's registry reads the annotation.
+AnySource = str | PathLike[str] | Mapping[str, Tensor] | None
 
 
 ARGUMENTS = """

@@ -4,17 +4,14 @@ Thin models follow He et al., arXiv:1512.03385, sec. 4.2: a 3x3 stem, three stag
 shortcuts without parameters. Wide ones are the ImageNet ResNets with a 3x3 stem and no max-pool.
 """
 
-from collections.abc import Mapping
 from functools import partial
-from os import PathLike
 from typing import Any
 
-from torch import Tensor
 from torchvision.models import WeightsEnum
 
 from . import published
 from .blocks import StoDepthBasicBlock, StoDepthBottleneck
-from .builders import StochasticDepth, build, register
+from .builders import AnySource, StochasticDepth, build, register
 from .cifar_network import CifarResNet, PadShortcut
 
 __all__ = [
@@ -35,9 +32,6 @@ __all__ = [
 ]
 
 THIN, WIDE = (16, 32, 64), (64, 128, 256, 512)
-
-# `weights` is annotated with real types: torchvision's registry reads the enum off the annotation at run time.
-Source = str | PathLike[str] | Mapping[str, Tensor] | None
 
 
 def _cifar(
@@ -61,7 +55,7 @@ def _cifar(
 @register
 def cifar_resnet20_stodepth_lineardecay(
     pretrained: bool = False, prob_0_L: tuple[float, float] = (1.0, 0.5), mult_flag: bool = True, *,
-    weights: published.CifarResNet20_Weights | Source = None, progress: bool = True, mode: str = "batch",
+    weights: published.CifarResNet20_Weights | AnySource = None, progress: bool = True, mode: str = "batch",
     rescale: str | None = None, depth_rule: str = "inclusive", sync_gates: bool = False,
     shortcut: str = "A", **kwargs: Any,
 ) -> CifarResNet:
@@ -74,7 +68,7 @@ def cifar_resnet20_stodepth_lineardecay(
 @register
 def cifar_resnet32_stodepth_lineardecay(
     pretrained: bool = False, prob_0_L: tuple[float, float] = (1.0, 0.5), mult_flag: bool = True, *,
-    weights: published.CifarResNet32_Weights | Source = None, progress: bool = True, mode: str = "batch",
+    weights: published.CifarResNet32_Weights | AnySource = None, progress: bool = True, mode: str = "batch",
     rescale: str | None = None, depth_rule: str = "inclusive", sync_gates: bool = False,
     shortcut: str = "A", **kwargs: Any,
 ) -> CifarResNet:
@@ -87,7 +81,7 @@ def cifar_resnet32_stodepth_lineardecay(
 @register
 def cifar_resnet44_stodepth_lineardecay(
     pretrained: bool = False, prob_0_L: tuple[float, float] = (1.0, 0.5), mult_flag: bool = True, *,
-    weights: published.CifarResNet44_Weights | Source = None, progress: bool = True, mode: str = "batch",
+    weights: published.CifarResNet44_Weights | AnySource = None, progress: bool = True, mode: str = "batch",
     rescale: str | None = None, depth_rule: str = "inclusive", sync_gates: bool = False,
     shortcut: str = "A", **kwargs: Any,
 ) -> CifarResNet:
@@ -100,7 +94,7 @@ def cifar_resnet44_stodepth_lineardecay(
 @register
 def cifar_resnet56_stodepth_lineardecay(
     pretrained: bool = False, prob_0_L: tuple[float, float] = (1.0, 0.5), mult_flag: bool = True, *,
-    weights: published.CifarResNet56_Weights | Source = None, progress: bool = True, mode: str = "batch",
+    weights: published.CifarResNet56_Weights | AnySource = None, progress: bool = True, mode: str = "batch",
     rescale: str | None = None, depth_rule: str = "inclusive", sync_gates: bool = False,
     shortcut: str = "A", **kwargs: Any,
 ) -> CifarResNet:
@@ -113,7 +107,7 @@ def cifar_resnet56_stodepth_lineardecay(
 @register
 def cifar_resnet110_stodepth_lineardecay(
     pretrained: bool = False, prob_0_L: tuple[float, float] = (1.0, 0.5), mult_flag: bool = True, *,
-    weights: published.CifarResNet110_Weights | Source = None, progress: bool = True, mode: str = "batch",
+    weights: published.CifarResNet110_Weights | AnySource = None, progress: bool = True, mode: str = "batch",
     rescale: str | None = None, depth_rule: str = "inclusive", sync_gates: bool = False,
     shortcut: str = "A", **kwargs: Any,
 ) -> CifarResNet:
@@ -126,7 +120,7 @@ def cifar_resnet110_stodepth_lineardecay(
 @register
 def cifar_resnet1202_stodepth_lineardecay(
     pretrained: bool = False, prob_0_L: tuple[float, float] = (1.0, 0.5), mult_flag: bool = True, *,
-    weights: published.CifarResNet1202_Weights | Source = None, progress: bool = True, mode: str = "batch",
+    weights: published.CifarResNet1202_Weights | AnySource = None, progress: bool = True, mode: str = "batch",
     rescale: str | None = None, depth_rule: str = "inclusive", sync_gates: bool = False,
     shortcut: str = "A", **kwargs: Any,
 ) -> CifarResNet:
@@ -139,7 +133,7 @@ def cifar_resnet1202_stodepth_lineardecay(
 @register
 def cifar_resnet164_stodepth_lineardecay(
     pretrained: bool = False, prob_0_L: tuple[float, float] = (1.0, 0.5), mult_flag: bool = True, *,
-    weights: published.CifarResNet164_Weights | Source = None, progress: bool = True, mode: str = "batch",
+    weights: published.CifarResNet164_Weights | AnySource = None, progress: bool = True, mode: str = "batch",
     rescale: str | None = None, depth_rule: str = "inclusive", sync_gates: bool = False,
     shortcut: str = "A", **kwargs: Any,
 ) -> CifarResNet:
@@ -152,7 +146,7 @@ def cifar_resnet164_stodepth_lineardecay(
 @register
 def cifar_resnet18_stodepth_lineardecay(
     pretrained: bool = False, prob_0_L: tuple[float, float] = (1.0, 0.5), mult_flag: bool = True, *,
-    weights: published.CifarResNet18_Weights | Source = None, progress: bool = True, mode: str = "batch",
+    weights: published.CifarResNet18_Weights | AnySource = None, progress: bool = True, mode: str = "batch",
     rescale: str | None = None, depth_rule: str = "inclusive", sync_gates: bool = False, **kwargs: Any,
 ) -> CifarResNet:
     """ResNet-18 (arXiv:1512.03385) with a 3x3 stem and stochastic depth (arXiv:1603.09382), for images of 32x32."""
@@ -164,7 +158,7 @@ def cifar_resnet18_stodepth_lineardecay(
 @register
 def cifar_resnet34_stodepth_lineardecay(
     pretrained: bool = False, prob_0_L: tuple[float, float] = (1.0, 0.5), mult_flag: bool = True, *,
-    weights: published.CifarResNet34_Weights | Source = None, progress: bool = True, mode: str = "batch",
+    weights: published.CifarResNet34_Weights | AnySource = None, progress: bool = True, mode: str = "batch",
     rescale: str | None = None, depth_rule: str = "inclusive", sync_gates: bool = False, **kwargs: Any,
 ) -> CifarResNet:
     """ResNet-34 (arXiv:1512.03385) with a 3x3 stem and stochastic depth (arXiv:1603.09382), for images of 32x32."""
@@ -176,7 +170,7 @@ def cifar_resnet34_stodepth_lineardecay(
 @register
 def cifar_resnet50_stodepth_lineardecay(
     pretrained: bool = False, prob_0_L: tuple[float, float] = (1.0, 0.5), mult_flag: bool = True, *,
-    weights: published.CifarResNet50_Weights | Source = None, progress: bool = True, mode: str = "batch",
+    weights: published.CifarResNet50_Weights | AnySource = None, progress: bool = True, mode: str = "batch",
     rescale: str | None = None, depth_rule: str = "inclusive", sync_gates: bool = False, **kwargs: Any,
 ) -> CifarResNet:
     """ResNet-50 (arXiv:1512.03385) with a 3x3 stem and stochastic depth (arXiv:1603.09382), for images of 32x32."""
@@ -188,7 +182,7 @@ def cifar_resnet50_stodepth_lineardecay(
 @register
 def cifar_resnet101_stodepth_lineardecay(
     pretrained: bool = False, prob_0_L: tuple[float, float] = (1.0, 0.5), mult_flag: bool = True, *,
-    weights: published.CifarResNet101_Weights | Source = None, progress: bool = True, mode: str = "batch",
+    weights: published.CifarResNet101_Weights | AnySource = None, progress: bool = True, mode: str = "batch",
     rescale: str | None = None, depth_rule: str = "inclusive", sync_gates: bool = False, **kwargs: Any,
 ) -> CifarResNet:
     """ResNet-101 (arXiv:1512.03385) with a 3x3 stem and stochastic depth (arXiv:1603.09382), for images of 32x32."""
@@ -200,7 +194,7 @@ def cifar_resnet101_stodepth_lineardecay(
 @register
 def cifar_resnet152_stodepth_lineardecay(
     pretrained: bool = False, prob_0_L: tuple[float, float] = (1.0, 0.5), mult_flag: bool = True, *,
-    weights: published.CifarResNet152_Weights | Source = None, progress: bool = True, mode: str = "batch",
+    weights: published.CifarResNet152_Weights | AnySource = None, progress: bool = True, mode: str = "batch",
     rescale: str | None = None, depth_rule: str = "inclusive", sync_gates: bool = False, **kwargs: Any,
 ) -> CifarResNet:
     """ResNet-152 (arXiv:1512.03385) with a 3x3 stem and stochastic depth (arXiv:1603.09382), for images of 32x32."""

@@ -1,8 +1,6 @@
 """The ImageNet family: torchvision's ResNets, ResNeXts and Wide ResNets with stochastic depth."""
 
-from collections.abc import Mapping
 from functools import partial
-from os import PathLike
 from typing import Any
 
 from torch import Tensor
@@ -10,7 +8,7 @@ from torchvision import models as tv
 from torchvision.models import ResNet, WeightsEnum
 
 from .blocks import StoDepthBasicBlock, StoDepthBottleneck
-from .builders import StochasticDepth, build, register
+from .builders import AnySource, StochasticDepth, build, register
 from .eager import call_eagerly
 from .hub import HubModel
 from .stage import Stage
@@ -29,9 +27,6 @@ __all__ = [
     "wide_resnet50_2_stodepth_lineardecay",
     "wide_resnet101_2_stodepth_lineardecay",
 ]
-
-# `weights` is annotated with real types: torchvision's registry reads the enum off the annotation at run time.
-Source = str | PathLike[str] | Mapping[str, Tensor] | None
 
 
 class StoDepthResNet(HubModel, ResNet):
@@ -87,7 +82,7 @@ def _resnet(
 @register
 def resnet18_stodepth_lineardecay(
     pretrained: bool = False, prob_0_L: tuple[float, float] = (1.0, 0.5), mult_flag: bool = True, *,
-    weights: tv.ResNet18_Weights | Source = None, progress: bool = True, mode: str = "batch",
+    weights: tv.ResNet18_Weights | AnySource = None, progress: bool = True, mode: str = "batch",
     rescale: str | None = None, depth_rule: str = "inclusive", sync_gates: bool = False, **kwargs: Any,
 ) -> StoDepthResNet:
     """ResNet-18 (arXiv:1512.03385) with stochastic depth (arXiv:1603.09382), for images of 224x224."""
@@ -99,7 +94,7 @@ def resnet18_stodepth_lineardecay(
 @register
 def resnet34_stodepth_lineardecay(
     pretrained: bool = False, prob_0_L: tuple[float, float] = (1.0, 0.5), mult_flag: bool = True, *,
-    weights: tv.ResNet34_Weights | Source = None, progress: bool = True, mode: str = "batch",
+    weights: tv.ResNet34_Weights | AnySource = None, progress: bool = True, mode: str = "batch",
     rescale: str | None = None, depth_rule: str = "inclusive", sync_gates: bool = False, **kwargs: Any,
 ) -> StoDepthResNet:
     """ResNet-34 (arXiv:1512.03385) with stochastic depth (arXiv:1603.09382), for images of 224x224."""
@@ -111,7 +106,7 @@ def resnet34_stodepth_lineardecay(
 @register
 def resnet50_stodepth_lineardecay(
     pretrained: bool = False, prob_0_L: tuple[float, float] = (1.0, 0.5), mult_flag: bool = True, *,
-    weights: tv.ResNet50_Weights | Source = None, progress: bool = True, mode: str = "batch",
+    weights: tv.ResNet50_Weights | AnySource = None, progress: bool = True, mode: str = "batch",
     rescale: str | None = None, depth_rule: str = "inclusive", sync_gates: bool = False, **kwargs: Any,
 ) -> StoDepthResNet:
     """ResNet-50 (arXiv:1512.03385) with stochastic depth (arXiv:1603.09382), for images of 224x224."""
@@ -123,7 +118,7 @@ def resnet50_stodepth_lineardecay(
 @register
 def resnet101_stodepth_lineardecay(
     pretrained: bool = False, prob_0_L: tuple[float, float] = (1.0, 0.5), mult_flag: bool = True, *,
-    weights: tv.ResNet101_Weights | Source = None, progress: bool = True, mode: str = "batch",
+    weights: tv.ResNet101_Weights | AnySource = None, progress: bool = True, mode: str = "batch",
     rescale: str | None = None, depth_rule: str = "inclusive", sync_gates: bool = False, **kwargs: Any,
 ) -> StoDepthResNet:
     """ResNet-101 (arXiv:1512.03385) with stochastic depth (arXiv:1603.09382), for images of 224x224."""
@@ -135,7 +130,7 @@ def resnet101_stodepth_lineardecay(
 @register
 def resnet152_stodepth_lineardecay(
     pretrained: bool = False, prob_0_L: tuple[float, float] = (1.0, 0.5), mult_flag: bool = True, *,
-    weights: tv.ResNet152_Weights | Source = None, progress: bool = True, mode: str = "batch",
+    weights: tv.ResNet152_Weights | AnySource = None, progress: bool = True, mode: str = "batch",
     rescale: str | None = None, depth_rule: str = "inclusive", sync_gates: bool = False, **kwargs: Any,
 ) -> StoDepthResNet:
     """ResNet-152 (arXiv:1512.03385) with stochastic depth (arXiv:1603.09382), for images of 224x224."""
@@ -147,7 +142,7 @@ def resnet152_stodepth_lineardecay(
 @register
 def resnext50_32x4d_stodepth_lineardecay(
     pretrained: bool = False, prob_0_L: tuple[float, float] = (1.0, 0.5), mult_flag: bool = True, *,
-    weights: tv.ResNeXt50_32X4D_Weights | Source = None, progress: bool = True, mode: str = "batch",
+    weights: tv.ResNeXt50_32X4D_Weights | AnySource = None, progress: bool = True, mode: str = "batch",
     rescale: str | None = None, depth_rule: str = "inclusive", sync_gates: bool = False, **kwargs: Any,
 ) -> StoDepthResNet:
     """ResNeXt-50 32x4d (arXiv:1611.05431) with stochastic depth (arXiv:1603.09382), for images of 224x224."""
@@ -159,7 +154,7 @@ def resnext50_32x4d_stodepth_lineardecay(
 @register
 def resnext101_32x8d_stodepth_lineardecay(
     pretrained: bool = False, prob_0_L: tuple[float, float] = (1.0, 0.5), mult_flag: bool = True, *,
-    weights: tv.ResNeXt101_32X8D_Weights | Source = None, progress: bool = True, mode: str = "batch",
+    weights: tv.ResNeXt101_32X8D_Weights | AnySource = None, progress: bool = True, mode: str = "batch",
     rescale: str | None = None, depth_rule: str = "inclusive", sync_gates: bool = False, **kwargs: Any,
 ) -> StoDepthResNet:
     """ResNeXt-101 32x8d (arXiv:1611.05431) with stochastic depth (arXiv:1603.09382), for images of 224x224."""
@@ -171,7 +166,7 @@ def resnext101_32x8d_stodepth_lineardecay(
 @register
 def resnext101_64x4d_stodepth_lineardecay(
     pretrained: bool = False, prob_0_L: tuple[float, float] = (1.0, 0.5), mult_flag: bool = True, *,
-    weights: tv.ResNeXt101_64X4D_Weights | Source = None, progress: bool = True, mode: str = "batch",
+    weights: tv.ResNeXt101_64X4D_Weights | AnySource = None, progress: bool = True, mode: str = "batch",
     rescale: str | None = None, depth_rule: str = "inclusive", sync_gates: bool = False, **kwargs: Any,
 ) -> StoDepthResNet:
     """ResNeXt-101 64x4d (arXiv:1611.05431) with stochastic depth (arXiv:1603.09382), for images of 224x224."""
@@ -183,7 +178,7 @@ def resnext101_64x4d_stodepth_lineardecay(
 @register
 def wide_resnet50_2_stodepth_lineardecay(
     pretrained: bool = False, prob_0_L: tuple[float, float] = (1.0, 0.5), mult_flag: bool = True, *,
-    weights: tv.Wide_ResNet50_2_Weights | Source = None, progress: bool = True, mode: str = "batch",
+    weights: tv.Wide_ResNet50_2_Weights | AnySource = None, progress: bool = True, mode: str = "batch",
     rescale: str | None = None, depth_rule: str = "inclusive", sync_gates: bool = False, **kwargs: Any,
 ) -> StoDepthResNet:
     """Wide ResNet-50-2 (arXiv:1605.07146) with stochastic depth (arXiv:1603.09382), for images of 224x224."""
@@ -195,7 +190,7 @@ def wide_resnet50_2_stodepth_lineardecay(
 @register
 def wide_resnet101_2_stodepth_lineardecay(
     pretrained: bool = False, prob_0_L: tuple[float, float] = (1.0, 0.5), mult_flag: bool = True, *,
-    weights: tv.Wide_ResNet101_2_Weights | Source = None, progress: bool = True, mode: str = "batch",
+    weights: tv.Wide_ResNet101_2_Weights | AnySource = None, progress: bool = True, mode: str = "batch",
     rescale: str | None = None, depth_rule: str = "inclusive", sync_gates: bool = False, **kwargs: Any,
 ) -> StoDepthResNet:
     """Wide ResNet-101-2 (arXiv:1605.07146) with stochastic depth (arXiv:1603.09382), for images of 224x224."""
