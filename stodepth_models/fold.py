@@ -15,7 +15,10 @@ from .layers import StochasticResidual
 __all__ = ["fold_gates", "fold_into", "fold_rescale", "gated_blocks"]
 
 
-def gated_blocks(model: nn.Module) -> list[tuple[str, nn.Module, StochasticResidual]]:
+Gated = tuple[str, nn.Module, StochasticResidual]
+
+
+def gated_blocks(model: nn.Module) -> list[Gated]:
     """Return name, block and gate of every gated residual, in forward order."""
     return [
         (name, block, gate)
@@ -35,7 +38,7 @@ def fold_into(state: dict[str, Tensor], model: nn.Module, scales: Sequence[float
 
     Raises:
         ValueError: a list of another length, a target that scales a living branch by 0, or a branch that does not end
-            in a layer to fold a scale into.
+            in a layer, of its own, to fold a scale into.
     """
     blocks = gated_blocks(model)
     sources = [1.0] * len(blocks) if scales is None else list(scales)
@@ -49,18 +52,12 @@ def fold_into(state: dict[str, Tensor], model: nn.Module, scales: Sequence[float
     held = model.state_dict(keep_vars=True)  # alive: ids are compared. Its names are those of `state`, wrapped or not.
     for key, tensor in held.items():
         names.setdefault(id(tensor), []).append(key)
-    for (name, block, gate), source in zip(blocks, sources, strict=True):
-        if source == gate.eval_scale:
-            continue
-        if gate.eval_scale == 0.0:
-            raise ValueError(
-                f"{name} scales its branch by {source:g} in the source and by survival_prob=0 here, which no weights "
-                "make up for: choose a survival probability above 0, or rescale='train' or 'none'"
-            )
-        for tensor, power in _scaling(name, block, gate):
+    factors = [_ratio(name, gate, source) for (name, _, gate), source in zip(blocks, sources, strict=True)]
+    for scaling, factor in zip(_scalings(blocks, factors), factors, strict=True):
+        for tensor, power in scaling:
             for key in names.get(id(tensor), ()):
                 if key in folded:
-                    folded[key] = _times(folded[key], source / gate.eval_scale, power)
+                    folded[key] = _times(folded[key], factor, power)
     return folded
 
 
@@ -72,23 +69,66 @@ def fold_rescale(model: nn.Module) -> None:
             :func:`apply_stochastic_depth`.
 
     Raises:
-        ValueError: a scaled branch does not end in a layer with a weight. The model is left as it was.
+        ValueError: a scaled branch does not end in a layer with a weight of its own. The model is left as it was.
     """
     fold_gates(gated_blocks(model))
 
 
 @torch.no_grad()
-def fold_gates(blocks: Sequence[tuple[str, nn.Module, StochasticResidual]]) -> None:
+def fold_gates(blocks: Sequence[Gated]) -> None:
     """What :func:`fold_rescale` does, for the given gates; name, block and gate of each.
 
     Raises:
         ValueError: as there.
     """
-    scalings = [_scaling(name, block, gate) if gate.eval_scale != 1.0 else [] for name, block, gate in blocks]
-    for (_, _, gate), scaling in zip(blocks, scalings, strict=True):
+    factors = [gate.eval_scale for _, _, gate in blocks]  # before the first is changed: blocks can share a gate
+    scalings = _scalings(blocks, factors)
+    for (_, _, gate), scaling, factor in zip(blocks, scalings, factors, strict=True):
         for tensor, power in scaling:
-            tensor.copy_(_times(tensor, gate.eval_scale, power))
+            tensor.copy_(_times(tensor, factor, power))
         gate.rescale = "none"
+
+
+def _ratio(name: str, gate: StochasticResidual, source: float) -> float:
+    """Factor between the scale that a source has and that of the gate."""
+    if source == gate.eval_scale:
+        return 1.0
+    if gate.eval_scale == 0.0:
+        raise ValueError(
+            f"{name} scales its branch by {source:g} in the source and by survival_prob=0 here, which no weights "
+            "make up for: choose a survival probability above 0, or rescale='train' or 'none'"
+        )
+    return source / gate.eval_scale
+
+
+def _scalings(blocks: Sequence[Gated], factors: Sequence[float]) -> list[Scaling]:
+    """The weights that scale each branch; none for the factor 1.
+
+    Raises:
+        ValueError: a branch cannot be scaled, or not without another one.
+    """
+    scalings = [
+        _scaling(*gated) if factor != 1.0 else _scaling_if_known(*gated)
+        for gated, factor in zip(blocks, factors, strict=True)
+    ]
+    first: dict[int, int] = {}  # the weights are alive: ids are compared
+    for index, scaling in enumerate(scalings):
+        for tensor, _ in scaling:
+            other = first.setdefault(id(tensor), index)
+            if other != index and not factors[other] == factors[index] == 1.0:
+                name, block = blocks[other][0], blocks[index][0]
+                raise ValueError(
+                    f"the evaluation scale of {name} cannot be folded into its weights: {name} and {block} share "
+                    "them; use rescale='train', or give each its own"
+                )
+    return [scaling if factor != 1.0 else [] for scaling, factor in zip(scalings, factors, strict=True)]
+
+
+def _scaling_if_known(name: str, block: nn.Module, gate: StochasticResidual) -> Scaling:
+    try:
+        return _scaling(name, block, gate)
+    except Exception:  # whatever a function of the user's raises; its result is not needed
+        return []
 
 
 def _scaling(name: str, block: nn.Module, gate: StochasticResidual) -> Scaling:
@@ -97,6 +137,8 @@ def _scaling(name: str, block: nn.Module, gate: StochasticResidual) -> Scaling:
     try:
         if isinstance(block, GatedBlock):
             return block.stodepth_connections[block.stodepth_gates.index(gate)].scaling(block)
+        remedy = "give each a block of its own"
+        _check_alone(block)
         remedy = "name the layer in an attribute `last_norm` of the block"
         return affine(_last_norm(block))
     except ValueError as error:
@@ -104,6 +146,12 @@ def _scaling(name: str, block: nn.Module, gate: StochasticResidual) -> Scaling:
             f"the evaluation scale of {name} cannot be folded into its weights: {error}; "
             f"use rescale='train', or {remedy}"
         ) from None
+
+
+def _check_alone(block: nn.Module) -> None:
+    gates = sum(isinstance(child, StochasticResidual) for child in block.children())
+    if gates > 1:
+        raise ValueError(f"{type(block).__name__} has {gates} gates, and `last_norm` is one layer")
 
 
 def _last_norm(block: nn.Module) -> nn.Module | None:

@@ -68,6 +68,71 @@ def test_a_block_of_the_user_names_its_last_layer_in_an_attribute():
     torch.testing.assert_close(model(X), before, rtol=0, atol=1e-5)
 
 
+class PlainTwice(Plain):
+    def __init__(self):
+        super().__init__()
+        self.second, self.last_norm = sdm.StochasticResidual(0.5), nn.Conv2d(3, 3, 1)
+
+    def forward(self, x):
+        x = super().forward(x)
+        return self.second(self.last_norm, x, x)
+
+
+def test_one_last_norm_for_two_gates_is_refused():
+    model = nn.Sequential(PlainTwice()).eval()
+    before = model(X)
+    for act in (lambda: sdm.fold_rescale(model), lambda: fold_into(model.state_dict(), model, [1.0, 1.0])):
+        with pytest.raises(ValueError, match=r"scale of 0 cannot be folded.*2 gates.* give each a block of its own"):
+            act()
+        assert torch.equal(model(X), before)
+
+
+def shared_norm(model):
+    model.layer3[1].bn2 = model.layer3[2].bn2
+
+
+def shared_weight(model):
+    model.layer3[1].bn2.weight = model.layer3[2].bn2.weight
+
+
+@pytest.mark.parametrize("share", [shared_norm, shared_weight])
+@pytest.mark.parametrize("probs", [0.5, [1.0] * 8 + [0.5]], ids=["both", "one"])
+def test_a_weight_that_scales_two_branches_is_refused(share, probs):
+    model = tiny(prob_0_L=(1.0, 1.0))
+    share(model)
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    sdm.fold_rescale(model)  # nothing to scale
+    for _, _, gate in gated_blocks(model):
+        gate.rescale = "eval"
+    sdm.set_survival_probs(model, probs)
+    before = model(X)
+    acts = [sdm.fold_rescale, sdm.remove_stochastic_depth, lambda model: sdm.load_pretrained(model, state)]
+    for act in acts:
+        with pytest.raises(ValueError, match=r"cannot be folded .* layer3\.[12] and layer3\.[12] share"):
+            act(model)
+        assert torch.equal(model(X), before)
+
+
+def test_a_block_that_is_used_twice_folds_once():
+    source, target = tiny(prob_0_L=(1.0, 1.0)), tiny(prob_0_L=(0.5, 0.5))
+    for model in (source, target):
+        model.layer3[1] = model.layer3[2]
+    sdm.load_pretrained(target, source.state_dict())
+    torch.testing.assert_close(target(X), source(X), rtol=0, atol=1e-4)
+    sdm.fold_rescale(target)
+    torch.testing.assert_close(target(X), source(X), rtol=0, atol=1e-4)
+
+
+def test_a_gate_that_serves_two_branches_folds_both():
+    model = nn.Sequential(Plain(), Plain()).eval()
+    model[1].gate = model[0].gate
+    for block in model:
+        block.last_norm = block.conv
+    before = model(X)
+    sdm.fold_rescale(model)
+    torch.testing.assert_close(model(X), before, rtol=0, atol=1e-5)
+
+
 def test_a_branch_without_a_norm_is_refused_and_nothing_changes():
     model = tiny()
     model.layer3[2].bn2 = nn.BatchNorm2d(64, affine=False)
