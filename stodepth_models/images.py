@@ -18,8 +18,13 @@ def resized(side: int) -> int:
 
 
 def is_image(path: Path) -> bool:
-    """Return whether a file has an image's name, and is none of the hidden ones that a Mac leaves beside it."""
-    return path.suffix.lower() in IMAGES and not path.name.startswith(".") and path.is_file()
+    """Return whether a file has an image's name, and is none of the hidden ones that a Mac leaves beside it.
+
+    A link that leads nowhere is an image that cannot be read, for whoever reads it to name.
+    """
+    if path.suffix.lower() not in IMAGES or path.name.startswith("."):
+        return False
+    return path.is_file() or (path.is_symlink() and not path.exists())
 
 
 def open_rgb(path: Path) -> Image.Image:
@@ -30,7 +35,8 @@ def open_rgb(path: Path) -> Image.Image:
     """
     try:
         with Image.open(path) as image:
-            return _eight_bits(ImageOps.exif_transpose(image)).convert("RGB")
+            sixteen_bits = image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PPM")
+            return _eight_bits(ImageOps.exif_transpose(image), sixteen_bits).convert("RGB")
     except Exception as error:  # whatever damaged bytes provoke in a decoder
         reason = next(iter(str(error).splitlines()), type(error).__name__).replace(str(path), "the file")
         raise ValueError(f"{path} cannot be read as an image ({reason})") from None
@@ -45,9 +51,9 @@ def shorter_side(path: Path) -> int | None:
         return None
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
+def _eight_bits(image: Image.Image, sixteen_bits: bool) -> Image.Image:
     """The image without what ``convert("RGB")`` would cut off at white."""
-    if image.mode.startswith("I;16"):
+    if sixteen_bits:
         return Image.fromarray((np.asarray(image) // 256).astype(np.uint8))
     if image.mode in ("I", "F"):
         raise ValueError(f"pixels of mode {image.mode} have no known range, save it with 8 or 16 bits a channel")

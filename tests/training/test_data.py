@@ -179,6 +179,11 @@ def test_sixteen_bits_of_grey_are_scaled_and_other_ranges_refused(tmp_path):
         Image.fromarray(ramp.astype(dtype)).save(root / "test" / "cat" / name)
         read = np.asarray(open_image(root / "test" / "cat" / name))
         assert (read == (ramp // 256)[..., None]).all()
+    pixels = {"4.pgm": b"P5 8 8 65535\n" + ramp.astype(">u2").tobytes(),
+              "5.pgm": b"P2 8 8 65535\n" + " ".join(map(str, ramp.flat)).encode()}  # fmt: skip
+    for name, content in pixels.items():
+        (root / "test" / "cat" / name).write_bytes(content)
+        assert (np.asarray(open_image(root / "test" / "cat" / name)) == (ramp // 256)[..., None]).all()
     for name, dtype, mode in (("2.tif", np.int32, "I"), ("3.tif", np.float32, "F")):
         Image.fromarray(ramp.astype(dtype)).save(root / "test" / "cat" / name)
         with pytest.raises(ValueError, match=rf"cat/{name} cannot .*mode {mode} .*: remove it or use data\.unreadable"):
@@ -249,6 +254,20 @@ def test_hidden_files_and_folders_with_the_names_of_images_are_none(tmp_path):
     (root / "test" / "cat" / "more.png").mkdir()
     Image.new("RGB", (8, 8)).save(root / "test" / "cat" / "more.png" / "6.png")
     assert len(load_data(folder(root)).test.labels) == 13
+
+
+@pytest.mark.parametrize("side", [8, 80])
+def test_a_link_that_leads_nowhere_is_an_image_that_cannot_be_read(tmp_path, side):
+    root = make_folder(tmp_path / "set")
+    (root / "test" / "cat" / "gone.png").symlink_to(tmp_path / "moved" / "gone.png")
+    (root / "test" / "dog" / "round.png").symlink_to("round.png")
+    (root / "test" / "dog" / "more.png").symlink_to(root / "test" / "dog" / "0.png")
+    with pytest.warns(UserWarning, match=r"test/(cat/gone|dog/round)\.png .*: skipped") as warned:
+        data = load_data(folder(root, image_size=side, unreadable="skip"))
+    assert len(warned) == 2
+    assert len(data.test.labels) == 13
+    with pytest.raises(ValueError, match=r"test/cat/gone\.png cannot be read as an image \(.*No such file"):
+        open_image(root / "test" / "cat" / "gone.png")
 
 
 def test_one_thumbnail_does_not_set_the_size_of_all_images(tmp_path):
