@@ -57,9 +57,9 @@ def parse_grid(texts: Iterable[str]) -> dict[str, list[Any]]:
     """Return the values of each setting of ``model.prob_0_L=[[1,1],[1,.5]]``.
 
     Raises:
-        SettingsError: no ``=``, or no list of values after it.
+        SettingsError: no ``=``, no list of values after it, or a setting that comes twice.
     """
-    grid = {}
+    grid: dict[str, list[Any]] = {}
     for text in texts:
         key, _, values = text.partition("=")
         try:
@@ -68,6 +68,8 @@ def parse_grid(texts: Iterable[str]) -> dict[str, list[Any]]:
             parsed = None
         if not key or not isinstance(parsed, list) or not parsed:
             raise SettingsError(f"--grid must be like optim.lr=[0.1,0.2], got {text!r}")
+        if key in grid:
+            raise SettingsError(f"--grid gives {key} twice: put all of its values into one list")
         grid[key] = parsed
     return grid
 
@@ -85,13 +87,16 @@ def plan(
         extra: further arguments of ``train.py`` for all runs.
 
     Raises:
-        SettingsError: a folder holds a run with other settings, two runs would go to the same folder, or the grid or
-            the further arguments name ``seed``, ``output`` or ``resume``.
+        SettingsError: a folder holds a run with other settings, two runs would go to the same folder, the grid or the
+            further arguments name ``seed``, ``output`` or ``resume``, or both name the same setting.
     """
-    given = {*grid, *(part.partition("=")[0].removeprefix("--") for part in extra if part.startswith("--"))}
-    taken = [name for name in ("seed", "output", "resume") if name in given]
+    further = {part.partition("=")[0].removeprefix("--") for part in extra if part.startswith("--")}
+    taken = [name for name in ("seed", "output", "resume") if name in {*grid, *further}]
     if taken:
         raise SettingsError(f"{taken[0]} is given by the sweep itself: use --seeds and -o")
+    twice = [name for name in grid if name in further]
+    if twice:
+        raise SettingsError(f"{twice[0]} is given by --grid and after --: leave one of them out")
     runs: list[Run] = []
     for config, *values in itertools.product(configs, *grid.values()):
         point = dict(zip(grid, values, strict=True))

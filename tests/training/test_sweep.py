@@ -50,6 +50,8 @@ def test_seeds_and_grids():
     for text in ("optim.lr", "optim.lr=3", "=[1]", "optim.lr=[[1,1]"):
         with pytest.raises(SettingsError, match="--grid must be like"):
             parse_grid([text])
+    with pytest.raises(SettingsError, match=r"^--grid gives optim\.lr twice: put all of its values into one list$"):
+        parse_grid(["optim.lr=[0.1]", "seed=[1]", "optim.lr=[0.2]"])
 
 
 def test_a_plan_holds_all_combinations_and_is_checked_before_anything_runs(tmp_path, capsys):
@@ -106,6 +108,12 @@ def test_a_folder_whose_settings_cannot_be_read_is_named(tmp_path):
 def test_what_the_sweep_gives_itself_is_refused(tmp_path, grid, extra, name):
     with pytest.raises(SettingsError, match=f"^{name} is given by the sweep itself: use --seeds and -o"):
         plan([RECIPE], [1], grid, tmp_path, extra)
+
+
+@pytest.mark.parametrize("extra", [("--optim.lr=0.3",), ("--epochs=2", "--optim.lr", "0.3")])
+def test_what_the_grid_gives_is_refused_among_the_further_arguments(tmp_path, extra):
+    with pytest.raises(SettingsError, match=r"^optim\.lr is given by --grid and after --: leave one of them out$"):
+        plan([RECIPE], [1], {"optim.lr": [0.1, 0.2]}, tmp_path, extra)
 
 
 def test_no_two_runs_share_a_folder(tmp_path):
