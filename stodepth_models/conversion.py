@@ -11,6 +11,7 @@ from .fold import fold_rescale, gated_blocks
 from .known_blocks import original_class
 from .recipe import Recorded
 from .stochastic_gate import StochasticGate
+from .swap import check_swappable
 
 __all__ = ["to_torchvision"]
 
@@ -26,7 +27,7 @@ def to_torchvision(model: nn.Module) -> ResNet:
     Raises:
         TypeError: ``model`` is not a torchvision ResNet, or of a subclass of it.
         ValueError: a model of the CIFAR family, which torchvision has no class for, or one with gates in other places
-            than its residual blocks.
+            than its residual blocks, or in blocks that :func:`remove_stochastic_depth` refuses.
     """
     if not isinstance(model, ResNet):
         kind = type(model).__name__
@@ -40,6 +41,8 @@ def to_torchvision(model: nn.Module) -> ResNet:
             f"model must be a ResNet itself, got its subclass {type(model).__name__}, whose own code would be lost: "
             "use remove_stochastic_depth(model)"
         )
+    for name, block, _ in gated_blocks(model):
+        check_swappable(name, block)
     plain = copy.deepcopy(model)
     fold_rescale(plain)
     for _, block, gate in gated_blocks(plain):

@@ -75,10 +75,12 @@ def known_names() -> str:
 
 
 def original_class(cls: type[nn.Module]) -> type[nn.Module]:
-    """Return the class that a stochastic block had, or ``cls``."""
+    """Return the class that a stochastic block had, also one whose class was derived from since, or ``cls``."""
     if issubclass(cls, GatedBlock):
         return cls.stodepth_original
-    return next((original for original, known in _known.items() if known.stochastic is cls), cls)
+    if cls in _known:
+        return cls
+    return next((original for original, known in _known.items() if issubclass(cls, known.stochastic or ())), cls)
 
 
 def _enter(cls: type[nn.Module], known: KnownBlock) -> None:

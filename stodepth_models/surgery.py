@@ -89,8 +89,9 @@ def remove_stochastic_depth(model: nn.Module) -> None:
         model: a model with stochastic blocks, also one that this package built.
 
     Raises:
-        ValueError: no stochastic block, one with a ``forward`` of its own, or a scaled branch that does not end in a
-            layer with a weight. The model is left as it was.
+        ValueError: no stochastic block, one with a ``forward`` of its own, one that has changed its class since
+            (``parametrize``, ``fully_shard``), or a scaled branch that does not end in a layer with a weight of its
+            own. The model is left as it was.
     """
     blocks = [(name, module) for name, module in model.named_modules() if gates_of(module)]
     if not blocks:

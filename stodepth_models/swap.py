@@ -1,5 +1,7 @@
 """One block changes its class: gates put in, and taken out again."""
 
+from typing import Any
+
 from torch import nn
 
 from .connections import GatedBlock, KnownBlock
@@ -13,12 +15,18 @@ def check_swappable(name: str, block: nn.Module) -> None:
     """Refuse a block whose class does not decide what it computes.
 
     Raises:
-        ValueError: the block has a ``forward`` of its own.
+        ValueError: the block has a ``forward`` of its own, or its class was derived from the stochastic one.
     """
     if "forward" in vars(block):
         raise ValueError(
             f"{name or 'the model'} has a forward method of its own, which would outlive a change of its class: "
             "undo what has replaced it, or call apply_stochastic_depth first and remove_stochastic_depth last"
+        )
+    stochastic: Any = _known_of(block).stochastic
+    if gates_of(block) and type(block) is not stochastic:
+        raise ValueError(
+            f"{name or 'the model'} is a {type(block).__name__}, made from {stochastic.__name__}, and would lose what "
+            "that class adds: undo that (parametrize, fully_shard), or call remove_stochastic_depth before it"
         )
 
 
@@ -26,8 +34,8 @@ def gates_of(block: nn.Module) -> list[StochasticResidual]:
     """Return the gates of a stochastic block in forward order; empty for any other module."""
     if isinstance(block, GatedBlock):
         return block.stodepth_gates
-    known = _known_of(block)
-    return [block.residual] if known.stochastic is type(block) else []  # type: ignore[list-item]
+    stochastic = _known_of(block).stochastic
+    return [block.residual] if stochastic and isinstance(block, stochastic) else []  # type: ignore[list-item]
 
 
 def _known_of(block: nn.Module) -> KnownBlock:

@@ -57,6 +57,11 @@ class Tempered(sdm.StoDepthResNet):
         return super().forward(x) / 0.07
 
 
+class Halved(sdm.StoDepthBasicBlock):
+    def branch(self, x):
+        return super().branch(x) / 2
+
+
 def test_what_torchvision_has_no_class_for_is_refused():
     with pytest.raises(ValueError, match=r"torchvision has no CifarResNet: use fold_rescale\(model\)"):
         sdm.to_torchvision(sdm.cifar_resnet20_stodepth_lineardecay())
@@ -64,6 +69,14 @@ def test_what_torchvision_has_no_class_for_is_refused():
         sdm.to_torchvision(nn.Linear(1, 1))
     with pytest.raises(TypeError, match="got its subclass Tempered, whose own code would be lost"):
         sdm.to_torchvision(Tempered(sdm.StoDepthBasicBlock, [1, 1, 1, 1]))
+    derived = sdm.resnet18_stodepth_lineardecay()
+    derived.layer1[0].__class__ = Halved
+    with pytest.raises(ValueError, match=r"layer1\.0 is a Halved, made from StoDepthBasicBlock"):
+        sdm.to_torchvision(derived)
+    replaced = sdm.resnet18_stodepth_lineardecay()
+    replaced.layer2[1].forward = lambda x: x
+    with pytest.raises(ValueError, match=r"layer2\.1 has a forward method of its own"):
+        sdm.to_torchvision(replaced)
     wrapped = torchvision.models.resnet18()
     wrapped.layer1[0] = sdm.StochasticDepthBlock(wrapped.layer1[0], 0.5)
     with pytest.raises(ValueError, match=r"gates must sit in torchvision's residual blocks, got others at layer1\.0"):

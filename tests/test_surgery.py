@@ -541,6 +541,45 @@ def test_a_block_whose_forward_has_been_replaced_is_refused():
     assert len(survival_probs(model)) == 5
 
 
+class Halved(nn.Module):
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        return weight / 2
+
+
+def parametrized_convnext() -> nn.Module:
+    model = small_convnext()
+    apply_stochastic_depth(model, drop_rate=0.2)
+    nn.utils.parametrize.register_parametrization(model.features[1][0], "layer_scale", Halved())
+    return model
+
+
+def sharded_resnet() -> nn.Module:
+    model = small_resnet(BasicBlock)
+    apply_stochastic_depth(model, drop_rate=0.2)
+    block = model.layer1[0]
+    block.__class__ = type("FSDPBlock", (type(block),), {})  # what fully_shard does to the class of its module
+    return model
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (parametrized_convnext, r"features\.1\.0 is a ParametrizedStoDepthCNBlock, made from StoDepthCNBlock"),
+        (sharded_resnet, r"layer1\.0 is a FSDPBlock, made from StoDepthBasicBlock"),
+    ],
+)
+def test_a_block_that_has_changed_its_class_since_keeps_it(build, message):
+    model, x = build(), images()
+    before, classes = logits(model, x), [type(m) for m in model.modules()]
+    with pytest.raises(ValueError, match=rf"{message}.*: undo that .*or call remove_stochastic_depth before it"):
+        remove_stochastic_depth(model)
+    assert [type(m) for m in model.modules()] == classes
+    count = apply_stochastic_depth(model, drop_rate=0.5)
+    assert survival_probs(model) == pytest.approx([1 - 0.5 * (i + 1) / count for i in range(count)])
+    assert torch.equal(logits(model, x), before)
+    assert [type(m) for m in model.modules()] == classes
+
+
 def test_namesakes_of_known_blocks_are_told_apart():
     class BasicBlock(nn.Sequential): ...
 
