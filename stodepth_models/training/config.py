@@ -62,6 +62,8 @@ class TrainConfig:
         positive("checkpoint_minutes", self.checkpoint_minutes)
         if self.optim.warmup_epochs >= self.epochs:
             raise ValueError(f"optim.warmup_epochs must be below epochs={self.epochs}, got {self.optim.warmup_epochs}")
+        if self.model.ramp_epochs > self.epochs:
+            raise ValueError(f"model.ramp_epochs must be at most epochs={self.epochs}, got {self.model.ramp_epochs}")
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,12 @@ DATASETS = Literal[
     "cifar10", "cifar100", "svhn", "cinic10", "folder", "imagenet", "fashion_mnist", "digits", "fake"
 ]  # fmt: skip
 
+# Arguments of the builder that are settings themselves.
+_OF_THEIR_OWN = {"pretrained": "weights"} | {
+    name: name for name in ("prob_0_L", "mult_flag", "mode", "rescale", "depth_rule", "sync_gates", "weights",
+                            "checkpoint_stages", "num_classes")
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -73,9 +79,9 @@ class ModelConfig:
         at_least("model.ramp_epochs", self.ramp_epochs, 0)
         if self.num_classes is not None:
             at_least("model.num_classes", self.num_classes, 1)
-        for option, setting in {"num_classes": "model.num_classes", "pretrained": "model.weights"}.items():
-            if option in self.options:
-                raise ValueError(f"model.options.{option} is given as {setting}")
+        for option in self.options:
+            if option in _OF_THEIR_OWN:
+                raise ValueError(f"model.options.{option} is given as model.{_OF_THEIR_OWN[option]}")
         if self.ramp_epochs and self.stoch_depth_probability is not None:
             raise ValueError("model.ramp_epochs and model.stoch_depth_probability are two schedules: give one of them")
         if self.masked and (self.mode, self.rescale) != ("row", "train"):

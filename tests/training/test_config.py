@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from stodepth_models.training import models
 from stodepth_models.training.cli import EXIT_BAD_SETTINGS, parse
 from stodepth_models.training.comparison import differences
-from stodepth_models.training.config import EvaluateConfig, TrainConfig
+from stodepth_models.training.config import EvaluateConfig, ModelConfig, TrainConfig
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
@@ -44,6 +45,7 @@ def test_flags_files_and_their_order(tmp_path):
         ("--model.name cifar_resnet21", "did you mean cifar_resnet"),
         ("--model.name cifar_resnet20 --model.sync_batchnorm true", "add model.sync_gates=true"),
         ("--model.ramp_epochs 2 --model.stoch_depth_probability 1.0", "two schedules"),
+        ("--epochs 5 --model.ramp_epochs 6", "model.ramp_epochs must be at most epochs=5, got 6"),
         ("--optim.nesterov true --optim.dampening 0.5", "optim.dampening=0"),
         ("--data.mean [0.5,0.5,0.5]", "data.mean and data.std go together"),
         ("--data.mean [0.5,0.5,128] --data.std [1,1,1]", "data.mean must be in [0, 1], got 128"),
@@ -54,6 +56,8 @@ def test_flags_files_and_their_order(tmp_path):
         ("--model.num_classes 0", "model.num_classes must be at least 1, got 0"),
         ("--model.num_classes -3", "model.num_classes must be at least 1, got -3"),
         ("--model.options.num_classes 3", "model.options.num_classes is given as model.num_classes"),
+        ("--model.options.mode row", "model.options.mode is given as model.mode"),
+        ("--model.options.prob_0_L [1,1]", "model.options.prob_0_L is given as model.prob_0_L"),
         ("--model.options.pretrained true", "model.options.pretrained is given as model.weights"),
         ("--config missing.yaml", "missing.yaml"),
     ],
@@ -65,6 +69,20 @@ def test_a_wrong_setting_is_one_line_and_code_2(arguments, named, capsys):
     assert named in line
     assert line.startswith("error: ")
     assert line.count("\n") == 1
+
+
+def test_every_argument_that_a_model_is_built_with_is_a_setting_of_its_own(monkeypatch):
+    given = {}
+    monkeypatch.setattr(models, "get_model", lambda name, **arguments: given.update(arguments))
+    models.build_model(ModelConfig(), 10)
+    assert len(given) == 9
+    for name in given:
+        with pytest.raises(ValueError, match=rf"^model\.options\.{name} is given as model\.{name}$"):
+            ModelConfig(options={name: 1})
+
+
+def test_a_ramp_may_last_as_long_as_the_run():
+    assert parse(TrainConfig, ["--epochs=5", "--model.ramp_epochs=5"]).model.ramp_epochs == 5
 
 
 def test_an_unknown_key_in_a_file_is_refused(tmp_path, capsys):
