@@ -33,7 +33,7 @@ def evaluate_weights(config: EvaluateConfig) -> dict[str, Any]:
     the names decide which output stands for which class; else the order does.
 
     Raises:
-        SettingsError: ``model.weights`` is missing, or ``model.options`` are refused.
+        SettingsError: ``model.weights`` is missing, or the builder refuses the settings.
         ValueError: data or weights cannot be used, or the classes do not match.
     """
     if config.model.weights is None:

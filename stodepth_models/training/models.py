@@ -37,7 +37,7 @@ def build_model(config: ModelConfig, num_classes: int | None) -> nn.Module:
             sync_gates=config.sync_gates, weights=config.weights, checkpoint_stages=config.checkpoint_stages, **options,
         )  # fmt: skip
     except TypeError as error:
-        raise ValueError(f"model.options: {error}") from None
+        raise ValueError(f"model: {error}") from None
     if config.masked:
         mask_branches(model, linear_decay(len(survival_probs(model)), *config.prob_0_L, rule=config.depth_rule))
     return model
@@ -57,8 +57,9 @@ def check_model(config: ModelConfig) -> None:
         with torch.device("meta"):
             build_model(dataclasses.replace(config, weights=None), None)
     except Exception as error:  # whatever an option of the wrong kind provokes in a layer
-        reason = next(iter(str(error).splitlines()), type(error).__name__).removeprefix("model.options: ")
-        raise SettingsError(f"model.options: {reason}, given {config.options}") from None
+        reason = next(iter(str(error).splitlines()), type(error).__name__).removeprefix("model: ")
+        given = f", given model.options {config.options}" if config.options else ""
+        raise SettingsError(f"model: {reason}{given}") from None
 
 
 def prepare_for_training(model: nn.Module, config: ModelConfig) -> nn.Module:

@@ -113,15 +113,18 @@ class RunFolder:
         self._write_json(self.config, {**content, "data": _contents(data)})
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return the metrics of the epochs done; a line cut short is left out."""
+        """Return the metrics of the epochs done, up to a line that is cut short or no metrics of an epoch."""
         if not self.metrics.exists():
             return []
         rows = []
         for line in self.metrics.read_text(encoding="utf-8").splitlines():
             try:
-                rows.append(json.loads(line))
+                row = json.loads(line)
             except ValueError:
                 break
+            if not isinstance(row, dict) or "epoch" not in row:
+                break
+            rows.append(row)
         return rows
 
     def keep_rows(self, epochs: int) -> None:

@@ -379,6 +379,14 @@ def test_resume_on_other_images_is_refused_and_names_them(tmp_path, monkeypatch)
     assert train(dataclasses.replace(config, data=pictures("moved"))) == 0
 
 
+@pytest.mark.parametrize("line", ["3", "[]", "{}", '{"epoch": 1, "tr'])
+def test_a_line_that_holds_no_metrics_of_an_epoch_ends_them(tmp_path, line):
+    folder = outputs.RunFolder(tmp_path)
+    folder.metrics.write_text(f'{{"epoch": 1}}\n{line}\n{{"epoch": 3}}\n')
+    folder.keep_rows(5)
+    assert folder.metrics.read_text() == '{"epoch": 1}\n'
+
+
 @pytest.mark.parametrize("content", ["{", "[]", "3", "{}"])
 def test_settings_that_cannot_be_read_are_named(tmp_path, content):
     (tmp_path / "config.json").write_text(content)
@@ -407,13 +415,17 @@ def test_what_a_killed_process_had_begun_to_write_is_removed(tmp_path, monkeypat
         ({"shortcutt": "B"}, "unexpected keyword argument 'shortcutt'"),
         ({"shortcut": "Q"}, "shortcut must be one of 'A', 'B', got 'Q'"),
         ({"norm_layer": "x"}, "not callable"),
-        ({"prob_0_L": 1}, "multiple values"),
     ],
 )
 def test_an_option_that_the_builder_refuses_is_named_before_data_is_read(tmp_path, monkeypatch, options, reason):
     monkeypatch.setattr(engine, "load_data", lambda config: pytest.fail("the data was read"))
-    with pytest.raises(SettingsError, match=rf"^model\.options: [^\n]*{reason}[^\n]*$"):
+    with pytest.raises(SettingsError, match=rf"^model: [^\n]*{reason}[^\n]*, given model\.options {{[^\n]*}}$"):
         train(settings(tmp_path, model=ModelConfig(options=options)))
+
+
+def test_settings_of_the_model_that_contradict_each_other_blame_no_option(tmp_path):
+    with pytest.raises(SettingsError, match=r"^model: [^\n]*mult_flag[^\n]*rescale((?!options)[^\n])*$"):
+        train(settings(tmp_path, model=ModelConfig(mult_flag=False, rescale="eval")))
 
 
 @pytest.mark.parametrize(

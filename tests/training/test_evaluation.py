@@ -156,7 +156,7 @@ def test_weights_that_cannot_be_evaluated_are_refused(tmp_path):
         evaluate_weights(EvaluateConfig(data=DataConfig(name="fake")))
     (tmp_path / "empty.pth").touch()
     model = ModelConfig(weights=str(tmp_path / "empty.pth"), options={"shortcutt": "B"})
-    with pytest.raises(SettingsError, match=r"^model\.options: .*unexpected keyword argument 'shortcutt'"):
+    with pytest.raises(SettingsError, match=r"^model: .*unexpected keyword argument 'shortcutt', given model\.options"):
         evaluate_weights(EvaluateConfig(model=model, data=DataConfig(name="folder", root=tmp_path / "none")))
 
 
