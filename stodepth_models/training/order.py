@@ -10,7 +10,11 @@ __all__ = ["EpochOrder", "Step", "seeded"]
 
 
 def seeded(*numbers: int) -> torch.Generator:
-    """Return a generator of its own stream for each tuple of numbers below 2**20, four at most."""
+    """Return a generator whose stream depends on a few numbers alone, each from 0 on.
+
+    Tuples of up to three numbers below 2**20 have a stream each. Larger ones, such as a large seed or an image beyond
+    the first million, may share that of another tuple: then two images, of different epochs, are cropped alike.
+    """
     key = 0
     for number in numbers:
         key = (key * 1_048_583 + number + 1) % (2**63 - 25)
