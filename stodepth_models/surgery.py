@@ -4,6 +4,7 @@ Signature and drop rates follow MosaicML Composer's ``apply_stochastic_depth``; 
 arXiv:1603.09382.
 """
 
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,10 +13,13 @@ from torch import nn
 from .fold import fold_gates
 from .gates import MODES, RESCALES, check_choice, check_probability
 from .known_blocks import find_known, known_names, original_class
+from .stochastic_gate import StochasticGate
 from .survival import linear_decay, uniform
 from .swap import check_swappable, gates_of, make_stochastic, restore
 
 __all__ = ["apply_stochastic_depth", "remove_stochastic_depth"]
+
+logger = logging.getLogger("stodepth_models")
 
 METHODS = {"block": "batch", "sample": "row", **{mode: mode for mode in MODES}}
 DISTRIBUTIONS = ("linear", "uniform")
@@ -83,7 +87,8 @@ def remove_stochastic_depth(model: nn.Module) -> None:
     """Give every stochastic block its original class back, in place; evaluation outputs stay.
 
     Under ``rescale="eval"`` the evaluation scale is multiplied into the layer that ends the branch. Stochastic depth
-    that a block carried before :func:`apply_stochastic_depth` is back in its place.
+    that a block carried before :func:`apply_stochastic_depth` is back in its place. Gates in classes that call them by
+    themselves stay, which a line of the log says.
 
     Args:
         model: a model with stochastic blocks, also one that this package built.
@@ -94,13 +99,24 @@ def remove_stochastic_depth(model: nn.Module) -> None:
             own. The model is left as it was.
     """
     blocks = [(name, module) for name, module in model.named_modules() if gates_of(module)]
+    staying = _gates_beside(model, [block for _, block in blocks])
+    remark = f"gates written by hand stay, at {', '.join(staying)}" if staying else _seen(model)
     if not blocks:
-        raise ValueError(f"model must have blocks with stochastic depth, got {type(model).__name__}: {_seen(model)}")
+        raise ValueError(f"model must have known blocks with stochastic depth, got {type(model).__name__}: {remark}")
     for name, block in blocks:
         check_swappable(name, block)
     fold_gates([(name, block, gate) for name, block in blocks for gate in gates_of(block)])
     for _, block in blocks:
         restore(block)
+    if staying:
+        logger.warning("%s: %s", type(model).__name__, remark)
+
+
+def _gates_beside(model: nn.Module, blocks: list[nn.Module]) -> list[str]:
+    """Names of the gates that are not those of the given blocks."""
+    known = {gate for block in blocks for gate in gates_of(block)}
+    modules = model.named_modules()
+    return [name or "the model" for name, gate in modules if isinstance(gate, StochasticGate) and gate not in known]
 
 
 def _find_blocks(model: nn.Module, target: str | type[nn.Module] | None) -> list[tuple[str, nn.Module]]:

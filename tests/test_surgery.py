@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import re
 from functools import partial
 
 import pytest
@@ -20,6 +21,7 @@ from transformers import ResNetConfig, ResNetForImageClassification
 from transformers.models.resnet.modeling_resnet import ResNetBottleNeckLayer
 
 from stodepth_models import (
+    StochasticDepthBlock,
     apply_stochastic_depth,
     cifar_resnet20_stodepth_lineardecay,
     expected_flops,
@@ -501,7 +503,7 @@ def test_no_block_is_an_error_that_lists_what_was_seen():
         ValueError, match=r"target_layer_name='Bottleneck'.*seen: BasicBlock; known: .*CNBlock.*register_block"
     ):
         apply_stochastic_depth(small_resnet(BasicBlock), "Bottleneck")
-    with pytest.raises(ValueError, match="model must have blocks with stochastic depth, got ResNet"):
+    with pytest.raises(ValueError, match="model must have known blocks with stochastic depth, got ResNet"):
         remove_stochastic_depth(small_resnet())
 
 
@@ -578,6 +580,29 @@ def test_a_block_that_has_changed_its_class_since_keeps_it(build, message):
     assert survival_probs(model) == pytest.approx([1 - 0.5 * (i + 1) / count for i in range(count)])
     assert torch.equal(logits(model, x), before)
     assert [type(m) for m in model.modules()] == classes
+
+
+class ByHand(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate, self.conv = StochasticResidual(0.5), nn.Conv2d(4, 4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.gate(self.conv, x, x)
+
+
+def test_gates_in_classes_of_the_user_stay_and_are_named(caplog):
+    model = small_net(ByHand(), StochasticDepthBlock(BasicBlock(4, 4), 0.5))
+    stays = r"gates written by hand stay, at 1\.gate, 2$"
+    with pytest.raises(ValueError, match=rf"must have known blocks with stochastic depth, got Sequential: {stays}"):
+        remove_stochastic_depth(model)
+    apply_stochastic_depth(model, "BasicBlock")
+    remove_stochastic_depth(model)
+    assert type(model[2].block) is BasicBlock
+    assert survival_probs(model) == [0.5, 0.5]
+    (record,) = caplog.records
+    assert (record.name, record.levelname) == ("stodepth_models", "WARNING")
+    assert re.search(stays, record.getMessage())
 
 
 def test_namesakes_of_known_blocks_are_told_apart():
