@@ -34,7 +34,7 @@ def train(config: TrainConfig) -> int:
     """
     folder = RunFolder(config.output.expanduser())
     folder.check(config, int(os.environ.get("WORLD_SIZE", "1")))
-    check_model(config.model)
+    check_model(folder.model(config))
     accelerator = make_accelerator(config.cpu, config.precision, config.trackers, folder.path)
     torch.backends.cudnn.deterministic = config.deterministic
     torch.backends.cudnn.benchmark = not config.deterministic

@@ -16,7 +16,7 @@ import torchvision
 from .. import __version__
 from .checkpoint import checkpoints, write_atomically
 from .comparison import changes, differences, flatten
-from .config import TrainConfig
+from .config import ModelConfig, TrainConfig
 from .data import Data
 from .outcome import SettingsError
 
@@ -84,6 +84,11 @@ class RunFolder:
             except OSError:  # a file system without locks
                 pass
             yield True
+
+    def model(self, config: TrainConfig) -> ModelConfig:
+        """Return the settings to build the model from: a checkpoint replaces all weights, and none are read for it."""
+        goes_on = config.resume and checkpoints(self.checkpoints)
+        return dataclasses.replace(config.model, weights=None) if goes_on else config.model
 
     def check_data(self, data: Data) -> None:
         """Make sure that a run that goes on does so with the images that it began with.

@@ -50,7 +50,7 @@ class Trainer:
         self.batches = TrainBatches(data, order, accelerator.device, config.data.workers)
         self.steps_per_epoch = order.steps
         torch.manual_seed(config.seed)  # every process builds the same model
-        self.bare = build_model(config.model, len(data.classes))
+        self.bare = build_model(folder.model(config), len(data.classes))
         self.shares = Shares(self.bare, data.image_size)
         self.survival, self.survival_moves_by_step = make_survival_schedule(
             self.bare, config.model, config.epochs, self.steps_per_epoch

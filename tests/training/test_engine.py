@@ -462,6 +462,22 @@ def test_an_output_that_cannot_be_written_is_refused(tmp_path):
         train(settings(tmp_path / "file" / "run"))
 
 
+def test_a_resumed_run_asks_no_more_for_the_weights_that_it_began_with(undisturbed, tmp_path, monkeypatch):
+    begin = tmp_path / "begin.safetensors"
+    shutil.copy(undisturbed / "best.safetensors", begin)
+    model = ModelConfig(weights=str(begin))
+    assert train(settings(tmp_path / "whole", model=model)) == 0
+    monkeypatch.setattr(engine, "StopRequest", lambda: Stop(3))
+    assert train(settings(tmp_path / "parts", model=model)) == EXIT_RESUME_ME
+    begin.unlink()
+    with pytest.raises(SettingsError, match=r"^model\.weights: there is no file .*begin\.safetensors"):
+        train(settings(tmp_path / "afresh", model=model, resume=True))
+    monkeypatch.setattr(engine, "StopRequest", lambda: Stop(10**9))
+    assert train(settings(tmp_path / "parts", model=model, resume=True)) == 0
+    assert same(weights(tmp_path / "parts"), weights(tmp_path / "whole"))
+    assert json.loads((tmp_path / "parts" / "config.json").read_text())["settings"]["model"]["weights"] == str(begin)
+
+
 def test_best_weights_that_went_missing_are_named_before_training_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(engine, "StopRequest", lambda: Stop(7))
     assert train(settings(tmp_path)) == EXIT_RESUME_ME
