@@ -2,10 +2,8 @@
 
 import copy
 
-import torch
 from torch import nn
 from torchvision.models import ResNet
-from torchvision.models.resnet import BasicBlock
 
 from .fold import fold_rescale, gated_blocks
 from .known_blocks import original_class
@@ -15,11 +13,14 @@ from .swap import check_swappable
 
 __all__ = ["to_torchvision"]
 
+NOTES = {"recipe", "categories", "checkpoint_stages", "_hub_mixin_config"}  # of builders, on the models they make
+
 
 def to_torchvision(model: nn.Module) -> ResNet:
     """Return a plain ``torchvision.models.ResNet`` with the same evaluation outputs; ``model`` is left as it is.
 
-    Evaluation scales are folded into the weights. The result needs nothing of this package, also when pickled.
+    Evaluation scales are folded into the weights. The result needs nothing of this package, also when pickled, and
+    keeps what others have noted on the model.
 
     Args:
         model: a model of the ImageNet family.
@@ -41,6 +42,7 @@ def to_torchvision(model: nn.Module) -> ResNet:
             f"model must be a ResNet itself, got its subclass {type(model).__name__}, whose own code would be lost: "
             "use remove_stochastic_depth(model)"
         )
+    check_swappable("", model)
     for name, block, _ in gated_blocks(model):
         check_swappable(name, block)
     plain = copy.deepcopy(model)
@@ -53,10 +55,9 @@ def to_torchvision(model: nn.Module) -> ResNet:
         raise ValueError(f"gates must sit in torchvision's residual blocks, got others at {', '.join(others)}")
     for module in plain.modules():
         module.__class__ = _foreign_class(module)
-    with torch.device("meta"):
-        reference = vars(ResNet(BasicBlock, [1, 1, 1, 1]))
-    for attribute in {*vars(plain)} - {*reference}:  # what this package notes on a model
-        delattr(plain, attribute)
+    if isinstance(model, Recorded):
+        for attribute in vars(plain).keys() & NOTES:
+            delattr(plain, attribute)
     return plain
 
 

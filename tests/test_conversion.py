@@ -52,6 +52,17 @@ def test_surgery_on_a_torchvision_model_can_be_undone_by_conversion():
     assert b"stodepth" not in pickle.dumps(plain)
 
 
+def test_what_users_note_on_a_model_stays():
+    for model in (torchvision.models.resnet18(), sdm.resnet18_stodepth_lineardecay(checkpoint_stages=True)):
+        model.class_names = ["cat", "dog"]
+        sdm.apply_stochastic_depth(model)
+        plain = sdm.to_torchvision(model)
+        assert plain.class_names == ["cat", "dog"]
+        assert vars(plain).keys() - vars(torchvision.models.resnet18()).keys() == {"class_names"}
+    model.categories = ["cat", "dog"]  # as weights do
+    assert not hasattr(sdm.to_torchvision(model), "categories")
+
+
 class Tempered(sdm.StoDepthResNet):
     def forward(self, x):
         return super().forward(x) / 0.07
@@ -73,10 +84,11 @@ def test_what_torchvision_has_no_class_for_is_refused():
     derived.layer1[0].__class__ = Halved
     with pytest.raises(ValueError, match=r"layer1\.0 is a Halved, made from StoDepthBasicBlock"):
         sdm.to_torchvision(derived)
-    replaced = sdm.resnet18_stodepth_lineardecay()
-    replaced.layer2[1].forward = lambda x: x
-    with pytest.raises(ValueError, match=r"layer2\.1 has a forward method of its own"):
-        sdm.to_torchvision(replaced)
+    for name in ("layer2.1", ""):
+        replaced = sdm.resnet18_stodepth_lineardecay()
+        replaced.get_submodule(name).forward = lambda x: x
+        with pytest.raises(ValueError, match=rf"{name or 'the model'} has a forward method of its own"):
+            sdm.to_torchvision(replaced)
     wrapped = torchvision.models.resnet18()
     wrapped.layer1[0] = sdm.StochasticDepthBlock(wrapped.layer1[0], 0.5)
     with pytest.raises(ValueError, match=r"gates must sit in torchvision's residual blocks, got others at layer1\.0"):
