@@ -50,13 +50,13 @@ class SurvivalSchedule:
         if not own:
             raise ValueError(f"model must have stochastic blocks, got {type(model).__name__} without any")
         _whole("total_steps", total_steps, 1)
-        if check_probability("share", share) == 0.0:
+        self.share = _probability("share", share)
+        if self.share == 0.0:
             raise ValueError("share must be above 0: without a way to go, set_survival_probs sets the end at once")
         if not (curve is None or callable(curve)):
             raise TypeError(f"curve must be a function of the progress, or None, got {curve!r}")
         self.model = model
         self.total_steps = total_steps
-        self.share = share
         self.curve = curve
         self.start = _one_each("start", start, len(own))
         self.end = own if end is None else _one_each("end", end, len(own))
@@ -130,14 +130,14 @@ class StochasticDepthProbabilitySchedulerLinear:
         max_epochs: int | None = None,
         model: nn.Module | None = None,
     ) -> None:
-        check_probability("stoch_depth_probability", stoch_depth_probability)
-        check_probability("final_stoch_depth_probability", final_stoch_depth_probability)
+        first = _probability("stoch_depth_probability", stoch_depth_probability)
+        last = _probability("final_stoch_depth_probability", final_stoch_depth_probability)
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, got {model!r}")
         self.model = model
         self.cur_epoch = _whole("cur_epoch", cur_epoch, 0)
         epochs = _whole("max_epochs", max_epochs, 1)
-        self.schedule = torch.linspace(stoch_depth_probability, final_stoch_depth_probability, epochs).tolist()
+        self.schedule = torch.linspace(first, last, epochs).tolist()
         self._set(self.cur_epoch)
 
     def step(self) -> None:
@@ -171,10 +171,20 @@ def _whole(name: str, value: int | None, least: int) -> int:
     return value
 
 
+def _probability(name: str, value: Any) -> float:
+    return check_probability(name, _plain(value))
+
+
+def _plain(value: Any) -> Any:
+    """The number in a scalar of torch's or NumPy's; anything else as it is."""
+    return value.item() if getattr(value, "ndim", None) == 0 else value
+
+
 def _one_each(name: str, probs: Probs, count: int) -> list[float]:
+    probs = _plain(probs)
     if isinstance(probs, str) or not isinstance(probs, Iterable):
         return [check_probability(name, probs)] * count
-    values = [check_probability(name, value) for value in probs]
+    values = [_probability(name, value) for value in probs]
     if len(values) == 2:
         return linear_decay(count, values[0], values[1]) if count > 1 else values[1:]
     if len(values) != count:

@@ -146,6 +146,24 @@ def test_probabilities_of_blocks_may_be_an_array():
         SurvivalSchedule(model, 4, start="0.5")
 
 
+@pytest.mark.parametrize("number", [torch.tensor, np.float32, np.array, lambda value: np.float64(value)])
+def test_probabilities_may_be_numbers_of_other_libraries(number):
+    model = model_of()
+    schedule = SurvivalSchedule(model, 2, start=number(0.75), end=(number(0.5), number(0.25)), share=number(1.0))
+    assert survival_probs(model) == [0.75] * 9
+    assert run(schedule, 2)[2] == linear_decay(9, 0.5, 0.25)
+    assert all(type(value) is float for value in [schedule.share, *schedule.start, *schedule.end])
+    with pytest.raises(ValueError, match=r"start must be a probability in \[0, 1\], got 1\.5"):
+        SurvivalSchedule(model, 4, start=number(1.5))
+    StochasticDepthProbabilitySchedulerLinear(number(1.0), number(0.5), max_epochs=2, model=model).step()
+
+
+@pytest.mark.parametrize("value", [True, torch.tensor(True), "0.5", None, 1j])
+def test_what_is_no_number_is_no_probability(value):
+    with pytest.raises(TypeError, match="start must be a probability"):
+        SurvivalSchedule(model_of(), 4, start=value)
+
+
 def test_the_epoch_scheduler_resumes_before_its_first_step():
     schedule = StochasticDepthProbabilitySchedulerLinear(cur_epoch=4, max_epochs=6, model=model_of())
     other = model_of()
