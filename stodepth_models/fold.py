@@ -143,7 +143,7 @@ def _scaling(name: str, block: nn.Module, gate: StochasticResidual) -> Scaling:
         return affine(_last_norm(block))
     except ValueError as error:
         raise ValueError(
-            f"the evaluation scale of {name} cannot be folded into its weights: {error}; "
+            f"the evaluation scale of {name or 'the model'} cannot be folded into its weights: {error}; "
             f"use rescale='train', or {remedy}"
         ) from None
 

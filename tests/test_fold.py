@@ -63,6 +63,8 @@ def test_a_block_of_the_user_names_its_last_layer_in_an_attribute():
     before = model(X)
     with pytest.raises(ValueError, match=r"layer that is known; use .* in an attribute `last_norm` of the block"):
         sdm.fold_rescale(model)
+    with pytest.raises(ValueError, match="the evaluation scale of the model cannot be folded"):
+        sdm.fold_rescale(model[0])
     model[0].last_norm = model[0].conv
     sdm.fold_rescale(model)
     torch.testing.assert_close(model(X), before, rtol=0, atol=1e-5)
