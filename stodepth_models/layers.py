@@ -110,7 +110,7 @@ class StochasticResidual(StochasticGate):
 
         Raises:
             RuntimeError: a training model is exported or traced, a SyncBatchNorm would wait for ranks with other
-                gates, or a branch overwrites the rows that it is given.
+                gates, or a branch overwrites the rows that it shares with the shortcut.
         """
         if self.draws():
             if isinstance(x, torch.fx.Proxy):
@@ -131,17 +131,17 @@ class StochasticResidual(StochasticGate):
         survivors = self._draw(branch, len(x))
         if survivors is None:
             return self._drop(branch, identity)
-        rows = x
+        rows, version = x, None
         memory: AbstractContextManager[Any] = nullcontext()
         if survivors is not ALL:
             if isinstance(survivors, Tensor):
                 survivors = survivors.to(x.device, non_blocking=True)
             rows, shared = select_rows(x, survivors)
-            identity = shared if identity is x else identity
+            if identity is x:
+                identity = shared
+                version = None if rows.is_inference() or is_transformed() else rows._version
             if torch.is_grad_enabled() and not is_transformed():
                 memory = save_instead(x, rows, partial(take_rows, rows=survivors))
-        may_be_watched = rows is not x and not rows.is_inference() and not is_transformed()
-        version = rows._version if may_be_watched else None
         maybe_mark_dynamic(rows, 0)  # compile once for every number of survivors
         with memory:
             if len(rows) == 1:

@@ -210,16 +210,11 @@ def test_gradients_are_right_whatever_a_branch_does_with_its_input(mode, start):
     [expected] = torch.autograd.grad(plain.square().sum(), conv.weight)
     torch.manual_seed(3)
     inner = x.clone().requires_grad_() * 1.0
-    out = StochasticResidual(0.5, mode, "none")(lambda kept: conv(BRANCH_STARTS[start](kept)), inner, inner)
+    shortcut = inner * 1.0 if start == "a change in place" else inner
+    out = StochasticResidual(0.5, mode, "none")(lambda kept: conv(BRANCH_STARTS[start](kept)), inner, shortcut)
     torch.testing.assert_close(out, plain)
     [gradient] = torch.autograd.grad(out.square().sum(), conv.weight)
     torch.testing.assert_close(gradient, expected)
-
-
-def test_a_branch_that_changes_a_window_of_rows_in_place_is_refused():
-    x = torch.randn(8, 3, requires_grad=True) * 1.0
-    with pytest.raises(RuntimeError, match="view"):
-        StochasticResidual(0.5, "subset")(torch.relu_, x, x)
 
 
 @pytest.mark.parametrize("layer", [StochasticResidual(0.0), StochasticResidual(0.0).eval()])
@@ -296,8 +291,9 @@ def test_a_branch_that_overwrites_some_rows_of_its_input_is_refused(mode, grad):
     with torch.set_grad_enabled(grad):
         for seed in range(8):  # windows in one run and in two
             torch.manual_seed(seed)
+            hidden = x.clone()
             with pytest.raises(RuntimeError, match=r"overwrites its input.*inplace=False"):
-                StochasticResidual(0.5, mode)(branch, x.clone(), x.clone())
+                StochasticResidual(0.5, mode)(branch, hidden, hidden)
 
 
 @pytest.mark.parametrize("mode", MODES)
