@@ -107,6 +107,7 @@ def test_loading_keeps_the_function_both_ways(configuration, tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(back.state_dict().values(), source.state_dict().values(), strict=True))
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # of torch.compile itself, in torch 2.11
 @pytest.mark.parametrize(
     "wrap",
     [
@@ -242,6 +243,7 @@ def test_wrapped_models_take_the_same_files(wrap):
     assert_same_function(target, source)
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # of torch.compile itself, in torch 2.11
 def test_averages_and_compiled_models_take_weights_by_name():
     source = cifar20(weights="CIFAR10_JPEG_V1")
     for wrap in (AveragedModel, torch.compile, lambda model: nn.DataParallel(AveragedModel(model))):
