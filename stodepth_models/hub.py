@@ -19,7 +19,7 @@ from .sources import Source, read_checkpoint
 from .survival import set_survival_probs
 from .weights import load_checkpoint
 
-__all__ = ["HubModel", "builder_arguments", "rebuild", "saved_arguments"]
+__all__ = ["HubModel", "rebuild", "saved_arguments"]
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
@@ -127,11 +127,6 @@ model = {kind}.from_pretrained("path/or/repository")
 """
 
 
-def builder_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the keyword arguments of the builder that a configuration holds."""
-    return {key: value for key, value in config.items() if key not in BESIDE_ARGUMENTS}
-
-
 def saved_arguments(builder: str, source: Source) -> dict[str, Any]:
     """Return the keyword arguments that a builder had for the model whose weights were saved.
 
@@ -141,7 +136,7 @@ def saved_arguments(builder: str, source: Source) -> dict[str, Any]:
             was saved to.
     """
     config = None if isinstance(source, WeightsEnum) else read_checkpoint(source, progress=False).config
-    return {} if config is None or config["builder"] != builder else builder_arguments(config)
+    return {} if config is None or config["builder"] != builder else _builder_arguments(config)
 
 
 def rebuild(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> Any:
@@ -164,13 +159,18 @@ def rebuild(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> Any:
     given = [key for key in ("weights", "pretrained") if key in overrides]
     if given:
         raise ValueError(f"from_pretrained loads the saved weights, got {', '.join(given)} as well")
-    arguments = builder_arguments(config)
+    arguments = _builder_arguments(config)
     if "mult_flag" in overrides:
         del arguments["rescale"]
     model = get_model_builder(name)(**{**arguments, **overrides})
     if not {"prob_0_L", "depth_rule"} & {*overrides}:
         set_survival_probs(model, config["survival_probs"])
     return model.to(DTYPES.get(config.get("dtype", ""), torch.float32))
+
+
+def _builder_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The keyword arguments of the builder that a configuration holds."""
+    return {key: value for key, value in config.items() if key not in BESIDE_ARGUMENTS}
 
 
 def _take_dtypes(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
