@@ -42,6 +42,9 @@ def fold_into(state: dict[str, Tensor], model: nn.Module, scales: Sequence[float
     """
     blocks = gated_blocks(model)
     sources = [1.0] * len(blocks) if scales is None else list(scales)
+    every = [gate for _, gate in model.named_modules(remove_duplicate=False) if isinstance(gate, StochasticResidual)]
+    if len(sources) == len(every):  # a state dict notes a gate under each of its names
+        sources = list(dict(zip(every, sources, strict=True)).values())
     if len(sources) != len(blocks):
         raise ValueError(
             f"the source has {len(sources)} stochastic blocks, the model {len(blocks)}; for a plain model, load into a "

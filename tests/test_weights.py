@@ -132,6 +132,14 @@ def test_a_saved_state_dict_keeps_the_function_too(wrap, tmp_path, caplog):
     ]
 
 
+def test_a_block_that_stands_twice_is_noted_under_both_names():
+    source, target = cifar20(prob_0_L=(0.9, 0.3)), cifar20(prob_0_L=(0.8, 0.6))
+    for model in (source, target):
+        model.layer1[2] = model.layer1[1]
+    sdm.load_pretrained(target, source.state_dict())
+    assert_same_function(target, source)
+
+
 def test_torchvision_sees_the_state_dict_that_it_knows(tmp_path):
     model = sdm.resnet18_stodepth_lineardecay()
     torch.save(model.state_dict(), tmp_path / "ours.pth")
