@@ -5,7 +5,6 @@ from typing import Any
 import torch.fx
 from torch import Tensor, nn
 from torch._dynamo import maybe_mark_dynamic
-from torch.nn.functional import relu
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from .eager import EAGER_DEVICES, call_eagerly
@@ -54,7 +53,9 @@ class _StochasticBlock(nn.Module):
             eager = x.device.type in EAGER_DEVICES
             identity = call_eagerly(self.downsample, x) if eager else self.downsample(x)
         maybe_mark_dynamic(identity, 0)
-        return _activate_eagerly(self.relu, self.residual(self.branch, x, identity), identity)
+        if _is_plain_relu(self.relu):
+            return self.residual(self.branch, x, identity, relu=True)
+        return _activate(self.relu, self.residual(self.branch, x, identity), identity)
 
 
 class StoDepthBasicBlock(_StochasticBlock, BasicBlock):
@@ -99,22 +100,12 @@ class StoDepthBottleneck(_StochasticBlock, Bottleneck):
 
 
 def _activate(activation: nn.Module, out: Tensor, identity: Tensor) -> Tensor:
-    if out is not identity:
-        return activation(out)
-    # Dropped: autograd, or a caller, may still need the shortcut's values, so nothing is done in place.
-    return relu(out) if type(activation) is nn.ReLU else activation(out.clone())
+    # Dropped: autograd, or a caller, may still need the shortcut's values, which an activation in place would change.
+    return activation(out.clone() if out is identity else out)
 
 
-@torch.compiler.disable
-def _activate_eagerly(activation: nn.Module, out: Tensor, identity: Tensor) -> Tensor:
-    """Activate, but spare a dropped block behind a ReLU the second one: it would change nothing and save its output."""
-    if type(activation) is nn.ReLU and _is_relu_output(out):
-        return out
-    return _activate(activation, out, identity)
-
-
-def _is_relu_output(x: Tensor) -> bool:
-    node: Any = x.grad_fn
-    while type(node).__name__ == "_KeepInGraphBackward":  # the same answer where checkpointing repeats a step of DDP
-        node = node.next_functions[0][0]
-    return type(node).__name__ == "ReluBackward0"
+def _is_plain_relu(activation: nn.Module) -> bool:
+    """Whether the gate may apply the activation: nobody has replaced it, or looks at it through a hook."""
+    watched = activation._forward_hooks or activation._forward_pre_hooks
+    watched = watched or activation._backward_hooks or activation._backward_pre_hooks
+    return type(activation) is nn.ReLU and not watched

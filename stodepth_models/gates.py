@@ -5,6 +5,7 @@ Every draw comes from PyTorch's default CPU generator. ``torch.manual_seed`` rep
 """
 
 import weakref
+from math import gcd
 from typing import Any
 
 import torch
@@ -70,9 +71,10 @@ def draw_rows(mode: str, survival_prob: float, batch: int, sync: bool = False) -
 
     ``"row"`` draws an independent Bernoulli gate for each row. ``"subset"`` draws a window of neighbouring rows,
     wrapping around the end of the batch: its size is ``survival_prob * batch`` rounded up or down at random with
-    that mean, to a whole number, or from 64 rows on to a multiple of 8 (or the whole batch); its start is uniform.
-    Each row then survives with probability exactly ``survival_prob``, and neighbours move together, which a shuffled
-    batch cannot tell from any other subset.
+    that mean, to a whole number, or from 64 rows on to a multiple of 8 (or the whole batch); its start is uniform over
+    the multiples of the greatest common divisor of size and batch, so that few windows fall into two runs. Each row
+    then survives with probability exactly ``survival_prob``, and neighbours move together, which a shuffled batch
+    cannot tell from any other subset.
 
     Args:
         mode: ``"row"`` or ``"subset"``.
@@ -85,7 +87,7 @@ def draw_rows(mode: str, survival_prob: float, batch: int, sync: bool = False) -
         gates = torch.rand(batch, dtype=torch.float64, device="cpu", generator=generator) < survival_prob
         return gates.nonzero().squeeze(1)
     rounding, position = torch.rand(2, dtype=torch.float64, device="cpu", generator=generator).tolist()
-    return _window(int(position * batch), _subset_size(survival_prob * batch, batch, rounding), batch)
+    return _window(position, _subset_size(survival_prob * batch, batch, rounding), batch)
 
 
 def count_rows(rows: Rows) -> int:
@@ -107,12 +109,13 @@ def _subset_size(mean: float, batch: int, rounding: float) -> int:
     return high if rounding * (high - low) < mean - low else low
 
 
-def _window(start: int, size: int, batch: int) -> tuple[slice, ...]:
+def _window(position: float, size: int, batch: int) -> tuple[slice, ...]:
+    # Starts this far apart cover each row equally often and wrap around least often.
+    step = gcd(size, batch) or 1
+    start = int(position * (batch // step)) * step
     stop = start + size
     if stop <= batch:
         return (slice(start, stop),) if size else ()
-    if size >= batch:
-        return (slice(0, batch),)
     return (slice(0, stop - batch), slice(start, batch))
 
 

@@ -11,10 +11,11 @@ from torch._dynamo import maybe_mark_dynamic
 
 from .branch import Branch, call_with_one_row, keep_in_ddp_graph, output_dtype, refuse_collectives
 from .eager import EAGER_DEVICES, call_eagerly
-from .functional import add_residual, add_rows, drop_path, is_transformed, select_rows, take_rows
+from .functional import add_residual, drop_path, is_transformed, relu_once
 from .gates import MODES, RESCALES, Rows, check_choice, check_probability, count_rows, draw_batch, draw_rows
 from .keys import EVAL_SCALE
 from .recompute import save_instead
+from .rows import add_rows, select_rows, take_rows
 from .stochastic_gate import StochasticGate
 
 __all__ = ["DropPath", "StochasticResidual"]
@@ -98,7 +99,7 @@ class StochasticResidual(StochasticGate):
         """Return whether the last forward pass left the branch out for every row."""
         return self.last_share == 0.0 if self.draws() else not self.training and self.eval_scale == 0.0
 
-    def forward(self, branch: Branch, x: Tensor, identity: Tensor) -> Tensor:
+    def forward(self, branch: Branch, x: Tensor, identity: Tensor, relu: bool = False) -> Tensor:
         """Return ``identity`` plus the gated branch.
 
         Args:
@@ -107,6 +108,7 @@ class StochasticResidual(StochasticGate):
                 their gradients.
             x: input of the branch, ``(N, ...)``.
             identity: output of the shortcut, same shape as the branch's output.
+            relu: apply a ReLU to the sum.
 
         Raises:
             RuntimeError: a training model is exported or traced, a SyncBatchNorm would wait for ranks with other
@@ -118,19 +120,21 @@ class StochasticResidual(StochasticGate):
                     "an FX graph would freeze the gates of a StochasticResidual: keep the module that holds it whole, "
                     'as in create_feature_extractor(..., tracer_kwargs={"leaf_modules": [Block]})'
                 )
-            return self._forward_gated(branch, x, identity)
+            return self._forward_gated(branch, x, identity, relu)
         scale = 1.0 if self.training else self.eval_scale
         if scale == 0.0:
-            return self._without_branch(branch, identity)
-        return add_residual(identity, branch(x), scale, self.inplace)
+            out = self._without_branch(branch, identity)
+            return out.relu() if relu else out
+        out = add_residual(identity, branch(x), scale, self.inplace)
+        return out.relu_() if relu else out
 
     # Gates are Python control flow. The compiler does not trace into it, but compiles the branch that it calls: one
     # graph a branch, not one for each pattern of gates. Everything else called from here is disabled for it.
     @torch.compiler.disable(recursive=False)
-    def _forward_gated(self, branch: Branch, x: Tensor, identity: Tensor) -> Tensor:
+    def _forward_gated(self, branch: Branch, x: Tensor, identity: Tensor, relu: bool) -> Tensor:
         survivors = self._draw(branch, len(x))
         if survivors is None:
-            return self._drop(branch, identity)
+            return self._drop(branch, identity, relu)
         rows, version = x, None
         memory: AbstractContextManager[Any] = nullcontext()
         if survivors is not ALL:
@@ -153,7 +157,7 @@ class StochasticResidual(StochasticGate):
                 "the branch overwrites its input, of which it sees some rows only, so that the shortcut would not see "
                 "the change: let its first layer work with inplace=False"
             )
-        return self._add(identity, out, survivors)
+        return self._add(identity, out, survivors, relu)
 
     @torch.compiler.disable
     def _draw(self, branch: Branch, batch: int) -> Rows | None:
@@ -170,15 +174,17 @@ class StochasticResidual(StochasticGate):
         return None if count == 0 else ALL if count == batch else rows
 
     @torch.compiler.disable
-    def _add(self, identity: Tensor, branch: Tensor, rows: Rows = ALL) -> Tensor:
+    def _add(self, identity: Tensor, branch: Tensor, rows: Rows, relu: bool) -> Tensor:
         scale = 1.0 / self.survival_prob if self.rescale == "train" else 1.0
         if rows is ALL:
-            return add_residual(identity, branch, scale, self.inplace)
-        return add_rows(identity, branch, rows, scale, branch.dtype if self.inplace else None)
+            out = add_residual(identity, branch, scale, self.inplace)
+            return out.relu_() if relu else out
+        return add_rows(identity, branch, rows, scale, branch.dtype if self.inplace else None, relu)
 
     @torch.compiler.disable
-    def _drop(self, branch: Branch, identity: Tensor) -> Tensor:
-        return keep_in_ddp_graph(self._without_branch(branch, identity), branch)
+    def _drop(self, branch: Branch, identity: Tensor, relu: bool) -> Tensor:
+        out = keep_in_ddp_graph(self._without_branch(branch, identity), branch)
+        return relu_once(out) if relu else out
 
     def _without_branch(self, branch: Branch, identity: Tensor) -> Tensor:
         dtype = output_dtype(identity, branch) if self.inplace else identity.dtype

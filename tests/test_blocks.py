@@ -43,6 +43,17 @@ def test_a_dropped_block_applies_an_activation_that_only_looks_like_relu():
 
 
 @pytest.mark.parametrize("mode", MODES)
+def test_a_dropped_block_behind_a_relu_returns_what_it_was_given(mode):
+    torch.manual_seed(0)
+    before, dropped = StoDepthBasicBlock(8, 8), StoDepthBasicBlock(8, 8)
+    before.residual.mode, before.residual.survival_prob = mode, 0.7
+    dropped.residual.survival_prob = 0.0
+    for _ in range(6):
+        x = before(torch.randn(4, 8, 6, 6).relu_().requires_grad_().relu())
+        assert dropped(x) is x
+
+
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("downsample", [False, True])
 @pytest.mark.parametrize(("ours", "theirs", "planes"), PAIRS, ids=IDS)
 def test_at_survival_1_a_block_is_torchvisions(ours, theirs, planes, downsample, mode):
@@ -145,6 +156,22 @@ def test_a_replaced_activation_is_applied_to_a_dropped_block_too(activation):
     original = x.clone()
     torch.testing.assert_close(block(x), activation(x.clone()))
     assert torch.equal(x, original)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    "watch", ["register_forward_pre_hook", "register_forward_hook", "register_full_backward_hook"], ids=str
+)
+def test_a_hook_on_the_activation_sees_the_sum_in_every_mode(watch, mode):
+    torch.manual_seed(0)
+    block, seen = StoDepthBasicBlock(4, 4), []
+    block.relu = nn.ReLU()  # one that backward hooks can watch
+    block.residual.mode, block.residual.survival_prob = mode, 0.5
+    getattr(block.relu, watch)(lambda *_: seen.append(1))
+    for _ in range(6):
+        seen.clear()
+        block(torch.randn(4, 4, 3, 3, requires_grad=True)).sum().backward()
+        assert len(seen) == (2 if block.residual.last_share else 1)
 
 
 @pytest.mark.parametrize("scale", ["eval", "none"])

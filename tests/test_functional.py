@@ -1,100 +1,11 @@
-"""The arithmetic on rows against the plain formula, in values and gradients."""
+"""The arithmetic on whole batches against the plain formula, in values and gradients."""
 
 import itertools
 
 import pytest
 import torch
 
-from stodepth_models.functional import add_residual, add_rows, drop_path, keep_in_graph, select_rows, take_rows
-
-WINDOWS = [
-    (size, rows)
-    for size in range(1, 8)
-    for rows in [
-        (slice(0, 1),),
-        (slice(0, size),),
-        (slice(size // 2, size),),
-        (slice(0, size // 3), slice(size // 2, size)),
-        torch.arange(0, size, 2),
-        torch.arange(size)[: max(1, size // 2)],
-    ]
-    if isinstance(rows, torch.Tensor) or all(run.start < run.stop for run in rows)
-]
-LAYOUTS = {
-    "contiguous": lambda x: x,
-    "channels_last": lambda x: x.to(memory_format=torch.channels_last),
-    "every second": lambda x: x.repeat_interleave(2, 3)[..., ::2],
-    "transposed": lambda x: x.transpose(2, 3).contiguous().transpose(2, 3),
-}
-
-
-def _indices(rows, size):
-    return rows if isinstance(rows, torch.Tensor) else torch.cat([torch.arange(size)[run] for run in rows])
-
-
-def _masked(x, rows, scale, weight):
-    mask = torch.zeros(len(x), 1, 1, 1, dtype=x.dtype)
-    mask[_indices(rows, len(x))] = 1
-    return x + scale * mask * torch.tanh(x * weight)
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize(("size", "rows"), WINDOWS, ids=str)
-def test_selected_rows_added_back_equal_the_masked_formula(size, rows, layout):
-    torch.manual_seed(0)
-    x = LAYOUTS[layout](torch.randn(size, 3, 4, 5, dtype=torch.float64)).requires_grad_()
-    weight = torch.randn(3, 1, 1, dtype=torch.float64, requires_grad=True)
-    taken, shared = select_rows(x * 1, rows)
-    ours = add_rows(shared, torch.tanh(taken * weight), rows, 1.7)
-    plain = _masked(x * 1, rows, 1.7, weight)
-    torch.testing.assert_close(ours, plain)
-    seed = torch.randn_like(plain)
-    for ours_grad, plain_grad in zip(
-        torch.autograd.grad(ours, [x, weight], seed), torch.autograd.grad(plain, [x, weight], seed), strict=True
-    ):
-        torch.testing.assert_close(ours_grad, plain_grad)
-
-
-@pytest.mark.parametrize("rows", [(slice(0, 1), slice(2, 4)), torch.tensor([0, 2, 3])], ids=["runs", "indices"])
-def test_second_derivatives_are_those_of_the_formula(rows):
-    torch.manual_seed(0)
-    x = torch.randn(4, 2, 1, 1, dtype=torch.float64, requires_grad=True)
-    weight = torch.randn(2, 1, 1, dtype=torch.float64, requires_grad=True)
-
-    def ours(x, weight):
-        taken, shared = select_rows(x, rows)
-        return add_rows(shared, torch.tanh(taken * weight), rows, 1.7)
-
-    assert torch.autograd.gradgradcheck(ours, (x, weight))
-
-
-@pytest.mark.parametrize("rows", [(slice(1, 3),), torch.tensor([1, 2])], ids=["runs", "indices"])
-def test_rows_without_the_shared_input_get_gradients_of_zeros_elsewhere(rows):
-    x = torch.randn(4, 2, 3, 3).to(memory_format=torch.channels_last).requires_grad_()
-    taken, _ = select_rows(x, rows)
-    taken.sum().backward()
-    assert x.grad.flatten(1).sum(1).tolist() == [0.0, 18.0, 18.0, 0.0]
-    assert x.grad.is_contiguous(memory_format=torch.channels_last)
-
-
-@pytest.mark.parametrize("rows", [(slice(1, 3),), torch.tensor([1, 2])], ids=["runs", "indices"])
-def test_memory_format_and_dtype_of_rows(rows):
-    x = torch.randn(4, 2, 3, 3, dtype=torch.bfloat16).to(memory_format=torch.channels_last)
-    taken = take_rows(x, rows)
-    assert torch.equal(taken, x[1:3])
-    assert taken.is_contiguous(memory_format=torch.channels_last)
-    out = add_rows(x.float(), taken, rows, dtype=torch.bfloat16)
-    assert out.dtype == torch.bfloat16
-    assert out.is_contiguous(memory_format=torch.channels_last)
-    assert add_rows(x.float(), taken, rows).dtype == torch.float32
-
-
-def test_what_is_not_selected_never_leaks():
-    x = torch.zeros(3, 1, 1, 1)
-    x[1] = torch.inf
-    taken, shared = select_rows(x.requires_grad_(), (slice(0, 1), slice(2, 3)))
-    out = add_rows(shared, taken * 0, (slice(0, 1), slice(2, 3)))
-    assert torch.equal(out, x)
+from stodepth_models.functional import add_residual, drop_path, keep_in_graph
 
 
 @pytest.mark.parametrize(("scale", "inplace"), [*itertools.product([1.0, 0.3], [False, True])])
@@ -155,10 +66,3 @@ def test_drop_path_scales_bfloat16_by_division():
     x = torch.ones(4000, 1, dtype=torch.bfloat16)
     out = drop_path(x, 0.9)
     assert set(out.flatten().tolist()) == {0.0, torch.tensor(1 / 0.9, dtype=torch.bfloat16).item()}
-
-
-def test_one_run_of_rows_is_a_view_that_does_not_move_memory():
-    x = torch.randn(6, 2, 3, 3, requires_grad=True) * 1.0
-    for rows, shared in (((slice(1, 5),), True), ((slice(0, 2), slice(4, 6)), False), (torch.tensor([1, 2]), False)):
-        taken, _ = select_rows(x, rows)
-        assert (taken.untyped_storage().data_ptr() == x.untyped_storage().data_ptr()) == shared

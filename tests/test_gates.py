@@ -27,7 +27,9 @@ def test_batch_gates_survive_with_their_probability(survival_prob):
 
 
 @pytest.mark.parametrize("mode", ["row", "subset"])
-@pytest.mark.parametrize(("batch", "survival_prob"), [(1, 0.3), (5, 0.5), (7, 0.83), (8, 0.75), (16, 0.06), (70, 0.97)])
+@pytest.mark.parametrize(
+    ("batch", "survival_prob"), [(1, 0.3), (5, 0.5), (7, 0.83), (8, 0.75), (16, 0.06), (70, 0.97), (64, 0.8)]
+)
 def test_every_row_survives_with_its_probability(mode, batch, survival_prob):
     torch.manual_seed(0)
     draws = 3000
@@ -59,6 +61,13 @@ def test_large_batches_have_subsets_of_a_multiple_of_8_rows_with_the_right_mean(
     sizes = torch.tensor([count_rows(draw_rows("subset", survival_prob, batch)) for _ in range(3000)]).double()
     assert set(sizes.tolist()) == expected
     assert sizes.mean().item() == pytest.approx(survival_prob * batch, abs=0.3)
+
+
+@pytest.mark.parametrize(("batch", "survival_prob", "expected"), [(64, 0.5, 1.0), (64, 0.75, 0.5), (16, 13 / 16, 0.25)])
+def test_subsets_start_where_few_of_them_wrap_around(batch, survival_prob, expected):
+    torch.manual_seed(0)
+    single = sum(len(draw_rows("subset", survival_prob, batch)) == 1 for _ in range(3000)) / 3000
+    assert single == expected if expected == 1.0 else _within_binomial_bound(single, expected, 3000)
 
 
 def test_a_subset_of_whole_size_is_one_window_of_exactly_that_size():
