@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 import torch.fx
 from torch import Tensor, nn
 from torch._dynamo import maybe_mark_dynamic
@@ -53,8 +54,8 @@ class _StochasticBlock(nn.Module):
             eager = x.device.type in EAGER_DEVICES
             identity = call_eagerly(self.downsample, x) if eager else self.downsample(x)
         maybe_mark_dynamic(identity, 0)
-        if _is_plain_relu(self.relu):
-            return self.residual(self.branch, x, identity, relu=True)
+        if _is_plain(self.relu, nn.ReLU) and _is_plain(self.residual, StochasticResidual):
+            return self.residual.forward_gated(self.branch, x, identity, relu=True)
         return _activate(self.relu, self.residual(self.branch, x, identity), identity)
 
 
@@ -104,8 +105,10 @@ def _activate(activation: nn.Module, out: Tensor, identity: Tensor) -> Tensor:
     return activation(out.clone() if out is identity else out)
 
 
-def _is_plain_relu(activation: nn.Module) -> bool:
-    """Whether the gate may apply the activation: nobody has replaced it, or looks at it through a hook."""
-    watched = activation._forward_hooks or activation._forward_pre_hooks
-    watched = watched or activation._backward_hooks or activation._backward_pre_hooks
-    return type(activation) is nn.ReLU and not watched
+@torch.compiler.disable
+def _is_plain(module: Any, kind: type[nn.Module]) -> bool:
+    """Whether a module is what its class says, so that its work may be done elsewhere, and nobody watches it work."""
+    if type(module) is not kind or "forward" in vars(module):
+        return False
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return not any(hooks)

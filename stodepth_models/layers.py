@@ -35,8 +35,9 @@ class StochasticResidual(StochasticGate):
         survival_prob: chance in ``[0, 1]`` that the branch, or a row of it, is kept.
         mode: ``"batch"`` draws one gate a forward pass; ``"row"`` an independent gate for each row; ``"subset"``
             a cyclic window of rows whose size is ``survival_prob * N`` rounded at random, to a multiple of 8 where
-            ``N >= 64``. In the last two only the surviving rows enter the branch. Gates come from the default CPU
-            generator; none is drawn at ``survival_prob`` 0 or 1.
+            ``N >= 64``; it is for shuffled batches, not for places with a meaning, such as two views in two halves. In
+            the last two only the surviving rows enter the branch. Gates come from the default CPU generator; none is
+            drawn at ``survival_prob`` 0 or 1.
         rescale: where the expectation is matched. ``"eval"``: branch times ``survival_prob`` in evaluation, as in the
             paper. ``"train"``: surviving branch divided by ``survival_prob`` in training. ``"none"``: neither.
         sync_gates: see :class:`StochasticGate`.
@@ -99,7 +100,7 @@ class StochasticResidual(StochasticGate):
         """Return whether the last forward pass left the branch out for every row."""
         return self.last_share == 0.0 if self.draws() else not self.training and self.eval_scale == 0.0
 
-    def forward(self, branch: Branch, x: Tensor, identity: Tensor, relu: bool = False) -> Tensor:
+    def forward(self, branch: Branch, x: Tensor, identity: Tensor) -> Tensor:
         """Return ``identity`` plus the gated branch.
 
         Args:
@@ -108,7 +109,6 @@ class StochasticResidual(StochasticGate):
                 their gradients.
             x: input of the branch, ``(N, ...)``.
             identity: output of the shortcut, same shape as the branch's output.
-            relu: apply a ReLU to the sum.
 
         Raises:
             RuntimeError: a training model is exported or traced, a SyncBatchNorm would wait for ranks with other
@@ -120,18 +120,17 @@ class StochasticResidual(StochasticGate):
                     "an FX graph would freeze the gates of a StochasticResidual: keep the module that holds it whole, "
                     'as in create_feature_extractor(..., tracer_kwargs={"leaf_modules": [Block]})'
                 )
-            return self._forward_gated(branch, x, identity, relu)
+            return self.forward_gated(branch, x, identity)
         scale = 1.0 if self.training else self.eval_scale
         if scale == 0.0:
-            out = self._without_branch(branch, identity)
-            return out.relu() if relu else out
-        out = add_residual(identity, branch(x), scale, self.inplace)
-        return out.relu_() if relu else out
+            return self._without_branch(branch, identity)
+        return add_residual(identity, branch(x), scale, self.inplace)
 
     # Gates are Python control flow. The compiler does not trace into it, but compiles the branch that it calls: one
     # graph a branch, not one for each pattern of gates. Everything else called from here is disabled for it.
     @torch.compiler.disable(recursive=False)
-    def _forward_gated(self, branch: Branch, x: Tensor, identity: Tensor, relu: bool) -> Tensor:
+    def forward_gated(self, branch: Branch, x: Tensor, identity: Tensor, relu: bool = False) -> Tensor:
+        """What :meth:`forward` returns where gates are drawn; with ``relu``, the ReLU of it."""
         survivors = self._draw(branch, len(x))
         if survivors is None:
             return self._drop(branch, identity, relu)

@@ -79,13 +79,11 @@ class _SelectRows(Function):
         fresh, ctx.fresh = ctx.fresh, None
         if grad_rows is None:
             return grad_x, None
-        if torch.is_grad_enabled() and grad_x is not None:
-            return add_rows(grad_x, grad_rows, ctx.rows), None
         if grad_x is None:
             grad_x = fresh = torch.empty(ctx.shape, **_layout(grad_rows)).zero_()
-        if grad_x is fresh:
-            return _add_into(fresh, grad_rows, ctx.rows), None
-        return _with_rows_added(grad_x, grad_rows, ctx.rows), None
+        if torch.is_grad_enabled():
+            return add_rows(grad_x, grad_rows, ctx.rows), None
+        return (_add_into if grad_x is fresh else _with_rows_added)(grad_x, grad_rows, ctx.rows), None
 
 
 class _AddRows(Function):
@@ -109,7 +107,7 @@ class _AddRows(Function):
         else:
             grad_branch = take_rows(grad, ctx.rows)
             if ctx.ends_in_relu and ctx.select is not None and not _is_one_run(ctx.rows):
-                ctx.select.fresh = grad  # nobody else has it: the branch got a copy of its rows
+                ctx.select.fresh = grad  # on its way from here to there: the branch got a copy of its rows
         return grad, grad_branch if ctx.scale == 1.0 else grad_branch * ctx.scale, None, None, None, None
 
 

@@ -10,7 +10,7 @@ from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.ops import FrozenBatchNorm2d
 
-from stodepth_models import StoDepthBasicBlock, StoDepthBottleneck, set_survival_probs
+from stodepth_models import StochasticResidual, StoDepthBasicBlock, StoDepthBottleneck, set_survival_probs
 from stodepth_models.gates import MODES
 
 PAIRS = [(StoDepthBasicBlock, BasicBlock, 8), (StoDepthBottleneck, Bottleneck, 2)]
@@ -172,6 +172,49 @@ def test_a_hook_on_the_activation_sees_the_sum_in_every_mode(watch, mode):
         seen.clear()
         block(torch.randn(4, 4, 3, 3, requires_grad=True)).sum().backward()
         assert len(seen) == (2 if block.residual.last_share else 1)
+
+
+def _forward_replaced(module):
+    module.forward = lambda x: nn.functional.leaky_relu(x, 0.5)
+    return module
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("activation", [lambda: _forward_replaced(nn.ReLU()), lambda: torch.tanh], ids=["forward", "f"])
+def test_an_activation_without_a_class_of_its_own_is_applied_in_training_as_in_evaluation(activation, mode):
+    torch.manual_seed(0)
+    block = StoDepthBasicBlock(4, 4)
+    del block.relu
+    block.relu = activation()
+    block.residual.mode, block.residual.survival_prob = mode, 0.5
+    for _ in range(6):
+        assert block(torch.randn(4, 4, 3, 3)).min() < 0
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_hook_on_the_gate_sees_the_sum_before_the_activation(mode):
+    torch.manual_seed(0)
+    block, smallest = StoDepthBasicBlock(4, 4), []
+    block.residual.mode, block.residual.survival_prob = mode, 0.5
+    block.residual.register_forward_hook(lambda _, inputs, out: smallest.append(out.min().item()))
+    for _ in range(6):
+        assert block(torch.randn(4, 4, 3, 3)).min() == 0
+        assert smallest.pop() < 0
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_gate_with_a_forward_of_its_own_is_called(mode):
+    class Doubled(StochasticResidual):
+        def forward(self, branch, x, identity):
+            return 2 * super().forward(branch, x, identity)
+
+    block, x = StoDepthBasicBlock(4, 4), torch.rand(4, 4, 3, 3)
+    block.residual = Doubled(0.5, mode)
+    gate = StochasticResidual(0.5, mode)
+    torch.manual_seed(1)
+    out = block(x)
+    torch.manual_seed(1)
+    torch.testing.assert_close(out, 2 * gate(block.branch, x, x).relu())
 
 
 @pytest.mark.parametrize("scale", ["eval", "none"])
