@@ -4,6 +4,7 @@ Rows are dropped by leaving them out, never by multiplying with zero: what is no
 neither time nor memory.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -125,11 +126,8 @@ def _with_rows_added(
         out = _add_into(identity.clone(), branch, rows, scale)
         return out.relu_() if relu else out
     out = torch.empty_like(identity)  # written once, run by run
-    done = 0
-    for run in rows:
-        size = run.stop - run.start
-        kept = torch.add(identity[run], branch.narrow(0, done, size), alpha=scale, out=out[run])
-        done += size
+    for run, part in _by_run(branch, rows):
+        kept = torch.add(identity[run], part, alpha=scale, out=out[run])
         if relu:
             kept.relu_()
     for run in dropped_runs(rows, len(out)):
@@ -145,12 +143,13 @@ def _add_into(out: Tensor, branch: Tensor, rows: Rows, scale: float = 1.0) -> Te
         branch = branch.movedim(1, -1) if _is_channels_last(out) else branch  # whatever its own memory format
         _rows_first(out).index_add_(0, rows, branch, alpha=scale)
         return out
-    done = 0
-    for run in rows:
-        size = run.stop - run.start
-        out[run].add_(branch.narrow(0, done, size), alpha=scale)
-        done += size
+    for run, part in _by_run(branch, rows):
+        out[run].add_(part, alpha=scale)
     return out
+
+
+def _by_run(branch: Tensor, rows: tuple[slice, ...]) -> Iterator[tuple[slice, Tensor]]:
+    return zip(rows, branch.split([run.stop - run.start for run in rows]), strict=True)
 
 
 def _is_one_run(rows: Rows) -> bool:

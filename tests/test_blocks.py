@@ -159,9 +159,7 @@ def test_a_replaced_activation_is_applied_to_a_dropped_block_too(activation):
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize(
-    "watch", ["register_forward_pre_hook", "register_forward_hook", "register_full_backward_hook"], ids=str
-)
+@pytest.mark.parametrize("watch", ["register_forward_pre_hook", "register_forward_hook", "register_full_backward_hook"])
 def test_a_hook_on_the_activation_sees_the_sum_in_every_mode(watch, mode):
     torch.manual_seed(0)
     block, seen = StoDepthBasicBlock(4, 4), []
