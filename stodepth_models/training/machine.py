@@ -8,10 +8,12 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedType
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from .outcome import SettingsError
 
-__all__ = ["any_process", "device_name", "make_accelerator", "peak_memory"]
+__all__ = ["any_process", "device_name", "free_group_last", "make_accelerator", "peak_memory"]
 
 _SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
 
@@ -40,6 +42,16 @@ def make_accelerator(
             "launch with torchrun; every model of the zoo fits on one GPU"
         )
     return accelerator
+
+
+def free_group_last(model: nn.Module) -> None:
+    """Let a DistributedDataParallel model free its reducer before its process group.
+
+    A reducer that is the group's last owner waits for gloo's threads with Python's lock held. With torch 2.11 they need
+    that lock to free their tensors, and the process hangs after its last line.
+    """
+    if isinstance(model, DistributedDataParallel):
+        vars(model)["group_until_last"] = model.process_group  # attributes are freed in the order they were set in
 
 
 def any_process(accelerator: Accelerator, *flags: bool) -> tuple[bool, ...]:

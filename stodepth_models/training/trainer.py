@@ -14,7 +14,7 @@ from . import checkpoint
 from .config import TrainConfig
 from .data import Data
 from .loaders import Batch, TrainBatches
-from .machine import any_process
+from .machine import any_process, free_group_last
 from .models import Shares, build_model, freeze_stem, prepare_for_training
 from .optim import make_optimizer, make_survival_schedule
 from .order import EpochOrder
@@ -59,6 +59,7 @@ class Trainer:
         optimizer, self.scheduler = make_optimizer(self.bare, config.optim, config.epochs, self.steps_per_epoch)
         self.model: nn.Module
         self.model, self.optimizer = accelerator.prepare(self.bare, optimizer)
+        free_group_last(self.model)
         self.progress = Progress()
         self._note_start()
         self.saved = time.monotonic()

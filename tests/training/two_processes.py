@@ -60,6 +60,7 @@ def main(folder):
             engine.train(settings(folder / name, ModelConfig(prob_0_L=(1.0, 0.3), mode=mode, sync_gates=sync)))
             seen[name] = same_everywhere(trained[-1].model)
             assert trained[-1].model.find_unused_parameters is False
+            assert "group_until_last" in vars(trained[-1].model)
     engine.train(settings(folder / "accumulated", ModelConfig(prob_0_L=(1.0, 0.3)), accumulate=2))
     seen["accumulated"] = same_everywhere(trained[-1].model)
     stop_and_go_on(folder)
