@@ -1,4 +1,4 @@
-"""What ``benchmark.py`` compares: models, the gates that they draw, and the limit that those gates set."""
+"""What ``benchmark.py`` compares: models, the gates that they draw, and networks that no gate can beat."""
 
 import argparse
 from collections.abc import Callable
@@ -8,12 +8,11 @@ from typing import Any
 
 import torch
 import torchvision
-from _benchmark_measure import saved_bytes
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 import stodepth_models as sdm
-from stodepth_models.gates import count_rows, draw_batch
+from stodepth_models.gates import count_rows, draw_batch, draw_rows
 from stodepth_models.layers import ALL
 
 try:
@@ -21,7 +20,7 @@ try:
 except ImportError:
     TimmDropPath = None  # type: ignore[assignment, misc]
 
-__all__ = ["FORMATS", "baselines", "candidates", "executed_share", "images", "ours", "precision", "unavoidable_share"]
+__all__ = ["FORMATS", "Gates", "baselines", "blocks_apart", "candidates", "gates_of", "images", "ours", "precision"]
 
 Gates = list[float]
 """Share of the rows that survives each gate of a model, in forward order."""
@@ -84,48 +83,10 @@ def record_gates(model: nn.Module) -> list[Gates]:
     return log
 
 
-def executed_share(args: argparse.Namespace) -> Callable[[Gates], float]:
-    """Share of the FLOPs that gates leave to do: what :func:`sdm.expected_flops` expects of gates that are certain."""
-    model, size = ours(args, 1.0).to("meta"), (1, 3, args.image_size, args.image_size)
-
-    def limit(gates: Gates) -> float:
-        sdm.set_survival_probs(model, gates)
-        return sdm.expected_flops(model, size).share
-
-    return limit
-
-
-def unavoidable_share(args: argparse.Namespace) -> Callable[[Gates], float]:
-    """Share of the saved bytes that gates leave: not those that dropped rows would save in a branch.
-
-    Where all rows are dropped, the block has no output of its own either.
-    """
-    model, x = ours(args, 1.0), images(args)
-    gates, half = gates_of(model), len(x) // 2
-    with precision(args):
-        full, branches = saved_bytes(model, x, gates)
-        # What does not grow with the batch, such as a cast weight, is saved for the first row already.
-        rows = [
-            (all_ - few) / (1 - half / len(x))
-            for all_, few in zip(branches, saved_bytes(model, x[:half], gates)[1], strict=True)
-        ]
-        blocks = []
-        for gate in gates:
-            gate.survival_prob = 0.0
-            blocks.append(full - saved_bytes(model, x)[0])
-            gate.survival_prob = 1.0
-
-    def limit(drawn: Gates) -> float:
-        parts = zip(drawn, rows, blocks, strict=True)
-        return 1 - sum(block if share == 0 else (1 - share) * branch for share, branch, block in parts) / full
-
-    return limit
-
-
 def _taken_out(args: argparse.Namespace, survival: Gates) -> tuple[nn.Module, list[Gates]]:
     """A network without gates, from which other blocks are missing in each pass: what no gate of a batch can beat."""
     model = next(iter(baselines(args).values()))
-    blocks = [module for module in model.modules() if isinstance(module, (BasicBlock, Bottleneck))]
+    blocks = _blocks(model)
     log: list[Gates] = []
 
     def take_out(*_: Any) -> None:
@@ -135,6 +96,59 @@ def _taken_out(args: argparse.Namespace, survival: Gates) -> tuple[nn.Module, li
 
     model.register_forward_pre_hook(take_out)
     return model, log
+
+
+def blocks_apart(args: argparse.Namespace) -> tuple[nn.Module, list[Gates]]:
+    """A network cut behind the stem and behind each block, without gates: what no gate of rows can beat.
+
+    Each block runs on the first rows of an input of its own, as many as the gates of ``ours, row`` leave. No row is
+    picked or added back, and the shortcut sees no other rows either.
+    """
+    survival = sdm.survival_probs(ours(args, args.p_last))
+    model = next(iter(baselines(args).values()))
+    blocks = _blocks(model)
+    inputs, features = _features(model, blocks, args)
+    log: list[Gates] = []
+    ends: list[Tensor] = []  # what the loss does not reach through the classifier
+
+    def draw(*_: Any) -> None:
+        batch = args.batch_size
+        log.append([1.0 if p == 1 else count_rows(draw_rows("row", p, batch)) / batch for p in survival])
+
+    def alone(index: int, x: Tensor) -> Tensor:
+        if index == 0:
+            ends.append(x)
+        kept = round(log[-1][index] * args.batch_size)
+        if kept:
+            ends.append(_whole(blocks[index], inputs[index][:kept].detach().requires_grad_()))
+        return features
+
+    def join(_: nn.Module, __: Any, logits: Tensor) -> Tensor:
+        total = logits + sum(end.mean() for end in ends)
+        ends.clear()
+        return total
+
+    for index, block in enumerate(blocks):
+        block.forward = partial(alone, index)  # type: ignore[method-assign]
+    model.register_forward_pre_hook(draw)
+    model.register_forward_hook(join)
+    return model, log
+
+
+def _features(model: nn.Module, blocks: list[nn.Module], args: argparse.Namespace) -> tuple[list[Tensor], Tensor]:
+    """What enters each block, and what leaves the last one."""
+    seen: list[Tensor] = []
+    hooks = [block.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0])) for block in blocks]
+    hooks.append(blocks[-1].register_forward_hook(lambda _, __, out: seen.append(out)))
+    with torch.no_grad(), precision(args):
+        model(images(args))
+    for hook in hooks:
+        hook.remove()
+    return seen[:-1], seen[-1]
+
+
+def _blocks(model: nn.Module) -> list[nn.Module]:
+    return [module for module in model.modules() if isinstance(module, (BasicBlock, Bottleneck))]
 
 
 def _whole(block: BasicBlock | Bottleneck, x: Tensor) -> Tensor:
@@ -164,8 +178,7 @@ def _masked(args: argparse.Namespace, survival: Gates) -> dict[str, nn.Module]:
 
 def _mask(model: nn.Module, survival: Gates, mask: Callable[[float], nn.Module]) -> nn.Module:
     """Put a mask where timm has it: behind the last normalisation of each branch."""
-    blocks = [module for module in model.modules() if isinstance(module, (BasicBlock, Bottleneck))]
-    for block, survival_prob in zip(blocks, survival, strict=True):
+    for block, survival_prob in zip(_blocks(model), survival, strict=True):
         last = "bn3" if isinstance(block, Bottleneck) else "bn2"
         block.add_module(last, nn.Sequential(block.get_submodule(last), mask(survival_prob)))
     return model

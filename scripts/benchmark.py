@@ -15,7 +15,8 @@ with the baseline of the same repeat: torchvision's model, or in the CIFAR famil
 show medians and quartiles over the repeats. The limit is what the gates that were really drawn leave: in time the
 executed share of the FLOPs, taking the backward pass as proportional to the forward pass; in memory all bytes but those
 of the rows that a branch leaves out. Masks leave nothing out; their limit is that of the mean gates. "blocks taken out"
-is a network without gates from which the blocks are missing that the gates of a batch drop: what no gate can beat.
+is a network without gates from which the blocks are missing that the gates of a batch drop; in "blocks apart", each
+block runs by itself on as many rows as `ours, row` leaves it: what no gate can beat.
 """
 
 import argparse
@@ -31,8 +32,9 @@ from typing import Any
 
 import torch
 import torchvision
+from _benchmark_limits import executed_share, unavoidable_share
 from _benchmark_measure import compare, interleave, markdown, peak_of, saved_bytes
-from _benchmark_models import FORMATS, baselines, candidates, executed_share, images, ours, precision, unavoidable_share
+from _benchmark_models import FORMATS, baselines, blocks_apart, candidates, images, ours, precision
 from torch import nn
 from torch._dynamo.utils import counters
 from torch.nn.functional import cross_entropy
@@ -48,7 +50,7 @@ Row = dict[str, Any]
 
 
 def run_train(args: argparse.Namespace) -> list[Row]:
-    models = candidates(args)
+    models = candidates(args) | {"blocks apart": blocks_apart(args)}
     times = measure({name: training_step(model, args) for name, (model, _) in models.items()}, args)
     limit = executed_share(args)
     limits = {name: [limit(gates) for gates in drawn[-args.repeats :]] for name, (_, drawn) in models.items()}

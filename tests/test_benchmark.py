@@ -20,6 +20,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "scripts"))
 benchmark = importlib.import_module("benchmark")
 measure = importlib.import_module("_benchmark_measure")
 models = importlib.import_module("_benchmark_models")
+limits = importlib.import_module("_benchmark_limits")
 
 TINY = ["--model", "cifar_resnet20", "--batch-size", "4", "--repeats", "2"]
 FLOAT = 4
@@ -98,7 +99,7 @@ def test_recorded_gates_are_those_that_were_drawn():
 
 def test_the_limits_are_those_of_the_gates():
     model = models.ours(args(), 0.5)
-    executed, unavoidable = models.executed_share(args()), models.unavoidable_share(args())
+    executed, unavoidable = limits.executed_share(args()), limits.unavoidable_share(args())
     gates = [1.0, 0.0] * 4 + [0.0]
     sdm.set_survival_probs(model, gates)
     assert executed(gates) == sdm.expected_flops(model, (1, 3, 32, 32)).share
@@ -122,6 +123,45 @@ def test_blocks_taken_out_leave_what_the_gates_that_drew_them_leave():
         torch.manual_seed(0)
         network(x)
     assert log[-1] == drawn[-1]
+
+
+def test_blocks_apart_compute_the_rows_that_gates_of_rows_leave_and_nothing_else():
+    settings = args("--p-last", "0.2")
+    everything = models.candidates(settings)
+    skipping, drawn = everything["ours, row"]
+    model, log = models.blocks_apart(settings)
+    seen = []
+    for index, stage in enumerate((model.layer1, model.layer2, model.layer3)):
+        for block in stage:
+            block.conv2.register_forward_hook(lambda _, inputs, __, index=index: seen.append((index, len(inputs[0]))))
+    x, labels = models.images(settings), torch.zeros(4, dtype=torch.long)
+    dropped = 0
+    for seed in range(4):
+        for network in (skipping, model):
+            torch.manual_seed(seed)
+            network.zero_grad()
+            nn.functional.cross_entropy(network(x), labels).backward()
+        assert log[-1] == drawn[-1]
+        assert seen == [(index // 3, round(4 * share)) for index, share in enumerate(log[-1]) if share > 0]
+        ours, apart = ({n for n, p in net.named_parameters() if p.grad is not None} for net in (skipping, model))
+        assert ours == apart
+        dropped += log[-1].count(0.0)
+        seen.clear()
+    assert dropped > 0
+    assert len(log) == 4
+
+
+def test_blocks_apart_pass_on_what_the_network_computes():
+    settings = args("--p-last", "1")
+    model, _ = models.blocks_apart(settings)
+    whole, x, ends = models.ours(settings, 1.0), models.images(settings), []
+    blocks = [block for name in whole.stages for block in getattr(whole, name)]
+    blocks[0].register_forward_pre_hook(lambda _, inputs: ends.append(inputs[0]))
+    for block in blocks:
+        block.register_forward_hook(lambda _, __, out: ends.append(out))
+    logits = whole(x)
+    torch.testing.assert_close(model(x), logits + sum(end.mean() for end in ends))
+    assert len(ends) == 10
 
 
 def test_masks_compute_every_branch_and_throw_it_away():
@@ -192,13 +232,14 @@ def test_a_small_run_from_end_to_end(tmp_path, capsys):
     table = {case: {row["candidate"]: row for row in rows} for case, rows in report["results"].items()}
     gated = [f"ours, {mode}" for mode in ("batch", "row", "subset")]
     masks = ["masked twin", "torchvision.ops, row", "torchvision.ops, batch", "timm drop_path"]
-    assert list(table["train"]) == list(table["memory"]) == ["ours, survival 1", *gated, "blocks taken out", *masks]
+    assert list(table["memory"]) == ["ours, survival 1", *gated, "blocks taken out", *masks]
+    assert list(table["train"]) == [*table["memory"], "blocks apart"]
     assert list(table["eval"]) == ["ours, survival 1", "ours, scaled", "ours, fold_rescale"]
     for row in table["train"].values():
         assert row["ratio"] == sorted(row["ratio"])
         assert 0 < row["limit"] <= 1
     survival = sdm.linear_decay(9)
-    assert table["train"]["timm drop_path"]["limit"] == models.executed_share(args())(survival)
+    assert table["train"]["timm drop_path"]["limit"] == limits.executed_share(args())(survival)
     memory = table["memory"]
     for name in masks:  # a mask is saved beside everything else
         assert memory[name]["ratio"] == pytest.approx([1.0, 1.0, 1.0], abs=1e-3)
