@@ -1,8 +1,10 @@
 """Measuring and tabulating for ``benchmark.py``: knows PyTorch, and nothing of stochastic depth."""
 
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-__all__ = ["compare", "interleave", "markdown", "peak_of", "saved_bytes", "spread"]
+__all__ = ["compare", "in_own_process", "interleave", "markdown", "peak_of", "saved_bytes", "spread"]
 
 
 def spread(values: Sequence[float]) -> list[float]:
@@ -84,6 +86,16 @@ def peak_of(step: Callable[[], None], device: str) -> float:
     before = _resident("VmRSS")
     step()
     return _resident("VmHWM") - before
+
+
+def in_own_process(function: Callable[..., float], *arguments: Any) -> float:
+    """Call a function in a new process, in which tensors of 1 MiB and more leave the resident memory once freed.
+
+    By default glibc keeps them in its heap, whose holes can be several times what a step holds.
+    """
+    os.environ["MALLOC_MMAP_THRESHOLD_"] = str(2**20)  # read when a process starts: nothing changes in this one
+    with get_context("spawn").Pool(1) as process:
+        return process.apply(function, arguments)
 
 
 def _resident(field: str) -> float:

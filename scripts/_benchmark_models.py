@@ -124,7 +124,7 @@ def blocks_apart(args: argparse.Namespace) -> tuple[nn.Module, list[Gates]]:
         return features
 
     def join(_: nn.Module, __: Any, logits: Tensor) -> Tensor:
-        total = logits + sum(end.mean() for end in ends)
+        total = logits + sum(_Mean.apply(end) for end in ends)
         ends.clear()
         return total
 
@@ -133,6 +133,20 @@ def blocks_apart(args: argparse.Namespace) -> tuple[nn.Module, list[Gates]]:
     model.register_forward_pre_hook(draw)
     model.register_forward_hook(join)
     return model, log
+
+
+class _Mean(torch.autograd.Function):
+    """A mean whose gradient lies in memory as ``x`` does, like those that a network hands from block to block."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.mean()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return torch.empty_like(x).copy_(grad / x.numel())
 
 
 def _features(model: nn.Module, blocks: list[nn.Module], args: argparse.Namespace) -> tuple[list[Tensor], Tensor]:

@@ -25,7 +25,6 @@ import logging
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from multiprocessing import get_context
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -33,7 +32,7 @@ from typing import Any
 import torch
 import torchvision
 from _benchmark_limits import executed_share, unavoidable_share
-from _benchmark_measure import compare, interleave, markdown, peak_of, saved_bytes
+from _benchmark_measure import compare, in_own_process, interleave, markdown, peak_of, saved_bytes
 from _benchmark_models import FORMATS, baselines, blocks_apart, candidates, images, ours, precision
 from torch import nn
 from torch._dynamo.utils import counters
@@ -90,8 +89,7 @@ def run_peak(args: argparse.Namespace) -> list[Row]:
     peaks = {}
     for name, (p_last, mode) in settings.items():
         for checkpoint, suffix in ((False, ""), (True, ", checkpoint_stages")):
-            with get_context("spawn").Pool(1) as process:
-                peaks[f"ours, {name}{suffix}"] = [process.apply(peak_mebibytes, (args, p_last, mode, checkpoint))]
+            peaks[f"ours, {name}{suffix}"] = [in_own_process(peak_mebibytes, args, p_last, mode, checkpoint)]
     return [row | {"limit": None, "ratio_to_limit": None} for row in rows(peaks)]
 
 

@@ -6,7 +6,6 @@ import logging
 import sys
 import weakref
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -265,10 +264,18 @@ def peak_of_64_mebibytes():
     return measure.peak_of(lambda: torch.ones(2**24).sum(), "cpu")
 
 
+def peak_with_holes_of_48_mebibytes():
+    def step():
+        torch.ones(2**22)  # once it is freed, the heap takes in whatever is smaller
+        kept = [torch.ones(3 * 2**17) for _ in range(64)][::2]
+        return kept, [torch.ones(2**19) for _ in range(64)]  # too large for the holes
+
+    return measure.peak_of(step, "cpu")
+
+
 def test_the_peak_is_what_a_step_holds_at_most():
-    with get_context("spawn").Pool(1) as process:
-        grown = process.apply(peak_of_64_mebibytes)
-    assert grown == pytest.approx(64, abs=8)
+    assert measure.in_own_process(peak_of_64_mebibytes) == pytest.approx(64, abs=8)
+    assert measure.in_own_process(peak_with_holes_of_48_mebibytes) == pytest.approx(48 + 128, abs=8)
 
 
 def test_peak_compares_with_and_without_checkpointing():
