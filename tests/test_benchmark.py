@@ -150,17 +150,22 @@ def test_blocks_apart_compute_the_rows_that_gates_of_rows_leave_and_nothing_else
     assert len(log) == 4
 
 
-def test_blocks_apart_pass_on_what_the_network_computes():
+def test_blocks_apart_see_what_the_network_computes_and_learn_from_their_own_outputs():
     settings = args("--p-last", "1")
     model, _ = models.blocks_apart(settings)
-    whole, x, ends = models.ours(settings, 1.0), models.images(settings), []
+    whole, x, outputs = models.ours(settings, 1.0), models.images(settings), []
     blocks = [block for name in whole.stages for block in getattr(whole, name)]
-    blocks[0].register_forward_pre_hook(lambda _, inputs: ends.append(inputs[0]))
     for block in blocks:
-        block.register_forward_hook(lambda _, __, out: ends.append(out))
-    logits = whole(x)
-    torch.testing.assert_close(model(x), logits + sum(end.mean() for end in ends))
-    assert len(ends) == 10
+        block.register_forward_pre_hook(lambda _, inputs: (inputs[0].detach(),))
+        block.register_forward_hook(lambda _, __, out: outputs.append(out))
+    logits = model(x)
+    torch.testing.assert_close(logits, whole(x))
+    logits.sum().backward()
+    sum(out.square().sum() / 2 for out in outputs).backward()
+    assert len(outputs) == 9
+    for (name, parameter), expected in zip(model.named_parameters(), whole.parameters(), strict=True):
+        if name.startswith("layer"):
+            torch.testing.assert_close(parameter.grad, expected.grad, rtol=1e-4, atol=1e-3)
 
 
 def test_masks_compute_every_branch_and_throw_it_away():
