@@ -1,7 +1,6 @@
 """A stage of residual blocks, with activation checkpointing."""
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
 from math import ceil, isqrt
 from typing import Any
@@ -11,7 +10,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from .stochastic_gate import StochasticGate
+
 __all__ = ["Stage"]
+
+SETTINGS = ("survival_prob", "mode", "rescale")  # of a gate, which a schedule may move before the backward pass
 
 
 class Stage(nn.Sequential):
@@ -40,29 +43,62 @@ class Stage(nn.Sequential):
         """Return the output of the last block for ``x``, ``(N, C, H, W)``."""
         if isinstance(x, torch.fx.Proxy) or not (self.checkpoint and self.training and torch.is_grad_enabled()):
             return super().forward(x)
-        blocks = list(self.children())
-        size = ceil(len(blocks) / max(1, isqrt(len(blocks))))
-        for start in range(0, len(blocks), size):
-            segment = nn.Sequential(*blocks[start : start + size])
-            x = checkpoint(segment, x, use_reentrant=False, context_fn=partial(_passes, segment))
+        if torch.compiler.is_compiling() and not any(_draws(module) for module in self.modules()):
+            for segment in self._segments():  # the compiler counts a batch once, however often it recomputes
+                x = checkpoint(partial(_run, segment), x, use_reentrant=False)
+            return x
+        return self._forward_twice(x)
+
+    @torch.compiler.disable
+    def _forward_twice(self, x: Tensor) -> Tensor:
+        for segment in self._segments():
+            x = checkpoint(partial(_run, segment), x, use_reentrant=False, context_fn=partial(_passes, segment))
         return x
 
+    def _segments(self) -> list[list[nn.Module]]:
+        blocks = list(self.children())
+        size = ceil(len(blocks) / max(1, isqrt(len(blocks))))
+        return [blocks[start : start + size] for start in range(0, len(blocks), size)]
 
-def _passes(segment: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+
+def _run(blocks: list[nn.Module], x: Tensor) -> Tensor:
+    for block in blocks:
+        x = block(x)
+    return x
+
+
+def _draws(module: nn.Module) -> bool:
+    return isinstance(module, StochasticGate) and module.draws()
+
+
+def _passes(blocks: list[nn.Module]) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
     """Contexts of the first and of the second forward pass."""
-    return nullcontext(), _without_statistics(segment)
+    return nullcontext(), _SecondPass([module for block in blocks for module in block.modules()])
 
 
-@contextmanager
-def _without_statistics(segment: nn.Module) -> Iterator[None]:
-    """Normalise by the batch, as the first pass did, but do not count the batch again."""
-    norms: list[Any] = [m for m in segment.modules() if isinstance(m, _BatchNorm) and m.num_batches_tracked is not None]
-    before = [(norm, norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
-    for norm in norms:
-        norm.momentum = 0.0
-    try:
-        yield
-    finally:
-        for norm, momentum, batches in before:
-            norm.momentum = momentum
-            norm.num_batches_tracked.copy_(batches)
+class _SecondPass(AbstractContextManager[None]):
+    """Compute what the first pass computed, also where gates were set anew since, and count no batch again.
+
+    Made at the first pass, and entered at each backward pass through it.
+    """
+
+    def __init__(self, modules: list[nn.Module]) -> None:
+        self._norms: list[Any] = [m for m in modules if isinstance(m, _BatchNorm) and m.num_batches_tracked is not None]
+        gates = [module for module in modules if isinstance(module, StochasticGate)]
+        settings = [(gate, name) for gate in gates for name in SETTINGS if hasattr(gate, name)]
+        self._settings = [(gate, name, getattr(gate, name)) for gate, name in settings]
+        self._entered: list[ExitStack] = []
+
+    def __enter__(self) -> None:
+        undo = ExitStack()
+        for gate, name, value in self._settings:
+            undo.callback(setattr, gate, name, getattr(gate, name))
+            setattr(gate, name, value)
+        for norm in self._norms:
+            undo.callback(setattr, norm, "momentum", norm.momentum)
+            undo.callback(norm.num_batches_tracked.copy_, norm.num_batches_tracked.clone())
+            norm.momentum = 0.0
+        self._entered.append(undo)
+
+    def __exit__(self, *_: object) -> None:
+        self._entered.pop().close()

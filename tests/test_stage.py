@@ -6,6 +6,7 @@ from torch import nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
 import stodepth_models as sdm
+from stodepth_models.fold import gated_blocks
 from stodepth_models.gates import MODES
 from stodepth_models.stage import Stage
 
@@ -92,3 +93,34 @@ def test_evaluation_is_untouched():
     twin = _model(sdm.cifar_resnet32_stodepth_lineardecay, "batch", False).eval()
     x = torch.randn(2, 3, 32, 32, dtype=torch.float64)
     assert torch.equal(model(x), twin(x))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_second_backward_pass_repeats_the_first(mode):
+    model, x = _model(sdm.cifar_resnet20_stodepth_lineardecay, mode, True), torch.randn(3, 3, 16, 16).double()
+    parameters = [*model.parameters()]
+    loss = model(x).square().sum()
+    first, second = (torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True) for _ in range(2))
+    assert all((a is None and b is None) or torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert any(grad is not None for grad in first)
+    assert model.layer1[0].bn1.momentum == 0.1
+    assert model.layer1[0].bn1.num_batches_tracked in (0, 1)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_gates_that_are_set_anew_before_the_backward_pass_change_no_gradient(mode):
+    x, grads = torch.randn(6, 3, 16, 16).double(), []
+    for checkpoint_stages in (False, True):
+        model = _model(sdm.cifar_resnet20_stodepth_lineardecay, mode, checkpoint_stages)
+        for _, _, gate in gated_blocks(model):
+            gate.rescale = "train"
+        torch.manual_seed(4)
+        loss = model(x).square().sum()
+        sdm.set_survival_probs(model, 0.9)
+        loss.backward()
+        assert sdm.survival_probs(model) == [0.9] * 9
+        grads.append([p.grad for p in model.parameters()])
+    for grad, twin in zip(*grads, strict=True):
+        assert (grad is None) == (twin is None)
+        if grad is not None:
+            torch.testing.assert_close(twin, grad)
