@@ -5,10 +5,10 @@ from typing import Any
 import torch
 import torch.fx
 from torch import Tensor, nn
-from torch._dynamo import maybe_mark_dynamic
+from torch.nn.modules.module import _has_any_global_hook
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from .eager import EAGER_DEVICES, call_eagerly
+from .eager import EAGER_DEVICES, call_eagerly, for_any_batch
 from .layers import StochasticResidual
 from .tracing import trace_as_leaf
 
@@ -48,12 +48,10 @@ class _StochasticBlock(nn.Module):
     def _forward_gated(self, x: Tensor) -> Tensor:
         if isinstance(x, torch.fx.Proxy):
             return trace_as_leaf(self, x)
-        maybe_mark_dynamic(x, 0)
         identity = x
         if self.downsample is not None:
             eager = x.device.type in EAGER_DEVICES
-            identity = call_eagerly(self.downsample, x) if eager else self.downsample(x)
-        maybe_mark_dynamic(identity, 0)
+            identity = call_eagerly(self.downsample, x) if eager else self.downsample(for_any_batch(x))
         if _is_plain(self.relu, nn.ReLU) and _is_plain(self.residual, StochasticResidual):
             return self.residual.forward_gated(self.branch, x, identity, relu=True)
         return _activate(self.relu, self.residual(self.branch, x, identity), identity)
@@ -111,4 +109,4 @@ def _is_plain(module: Any, kind: type[nn.Module]) -> bool:
     if type(module) is not kind or "forward" in vars(module):
         return False
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return not any(hooks)
+    return not any(hooks) and not _has_any_global_hook()

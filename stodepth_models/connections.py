@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 
 import torch.fx
 from torch import Tensor, nn
-from torch._dynamo import maybe_mark_dynamic
 
 from .branch import output_dtype
+from .eager import EAGER_DEVICES, for_any_batch
 from .layers import StochasticResidual
 from .tracing import trace_as_leaf
 
@@ -73,7 +73,9 @@ class Connection:
     @torch.compiler.disable(recursive=False)  # see StochasticResidual
     def add_gated(self, block: nn.Module, gate: StochasticResidual, x: Tensor) -> Tensor:
         """What :meth:`add` returns, outside of compiled code."""
-        identity = x if self.identity is None else self.identity(block, x)
+        given = x if x.device.type in EAGER_DEVICES else for_any_batch(x)
+        identity = given if self.identity is None else self.identity(block, given)
+        identity = x if identity is given else identity
         return self._finish_eagerly(block, gate, x, identity, gate(partial(self.branch, block), x, identity))
 
     def _finish(self, block: nn.Module, gate: StochasticResidual, x: Tensor, identity: Tensor, out: Tensor) -> Tensor:
@@ -131,7 +133,6 @@ class GatedBlock(nn.Module):
     def _stodepth_forward_gated(self, x: Tensor) -> Tensor:
         if isinstance(x, torch.fx.Proxy):
             return trace_as_leaf(self, x)
-        maybe_mark_dynamic(x, 0)
         for connection, gate in zip(self.stodepth_connections, self.stodepth_gates, strict=True):
             x = connection.add_gated(self, gate, x)
         return x

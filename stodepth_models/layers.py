@@ -7,10 +7,9 @@ from typing import Any
 import torch
 import torch.fx
 from torch import Tensor, nn
-from torch._dynamo import maybe_mark_dynamic
 
 from .branch import Branch, call_with_one_row, keep_in_ddp_graph, output_dtype, refuse_collectives
-from .eager import EAGER_DEVICES, call_eagerly
+from .eager import EAGER_DEVICES, call_eagerly, for_any_batch
 from .functional import add_residual, drop_path, is_transformed, relu_once
 from .gates import MODES, RESCALES, Rows, check_choice, check_probability, count_rows, draw_batch, draw_rows
 from .keys import EVAL_SCALE
@@ -145,12 +144,13 @@ class StochasticResidual(StochasticGate):
                 version = None if rows.is_inference() or is_transformed() else rows._version
             if torch.is_grad_enabled() and not is_transformed():
                 memory = save_instead(x, rows, partial(take_rows, rows=survivors))
-        maybe_mark_dynamic(rows, 0)  # compile once for every number of survivors
         with memory:
             if len(rows) == 1:
                 out = call_with_one_row(branch, rows)
+            elif rows.device.type in EAGER_DEVICES:
+                out = call_eagerly(branch, rows)
             else:
-                out = call_eagerly(branch, rows) if rows.device.type in EAGER_DEVICES else branch(rows)
+                out = branch(for_any_batch(rows))
         if version is not None and rows._version != version:
             raise RuntimeError(
                 "the branch overwrites its input, of which it sees some rows only, so that the shortcut would not see "

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from .eager import EAGER_DEVICES
-from .gates import check_probability
+from .gates import check_flag, check_probability
 
 __all__ = ["StochasticGate", "is_left_to_eager"]
 
@@ -29,7 +29,7 @@ class StochasticGate(nn.Module):
     def __init__(self, survival_prob: float = 1.0, sync_gates: bool = False) -> None:
         super().__init__()
         self.survival_prob = survival_prob
-        self.sync_gates = sync_gates
+        self.sync_gates = check_flag("sync_gates", sync_gates)
         self.last_share = 1.0
 
     @property
@@ -61,4 +61,5 @@ def is_left_to_eager(model: nn.Module, x: Tensor) -> bool:
     """Return whether a compiler should leave the forward pass of a network alone: it draws gates, on a slow device."""
     if not (torch.compiler.is_compiling() and x.device.type in EAGER_DEVICES):
         return False
-    return any(isinstance(module, StochasticGate) and module.draws() for module in model.modules())
+    # The compiler guards on every gate that is asked. The last one survives least, so it is the first to draw.
+    return any(isinstance(module, StochasticGate) and module.draws() for module in reversed([*model.modules()]))

@@ -7,6 +7,7 @@ import pickle
 import pytest
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_forward_hook
 from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.ops import FrozenBatchNorm2d
 
@@ -259,3 +260,16 @@ def test_any_fx_tracer_sees_a_leaf_that_stays_random():
     x = torch.randn(2, 3, 4, 4)
     assert len({traced(x).sum().item() for _ in range(30)}) > 1
     assert len({traced.eval()(x).sum().item() for _ in range(5)}) == 1
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_global_hook_sees_gate_and_activation_in_every_mode(mode):
+    torch.manual_seed(0)
+    block, seen = StoDepthBasicBlock(4, 4), []
+    block.residual.mode, block.residual.survival_prob = mode, 0.5
+    handle = register_module_forward_hook(lambda module, *_: seen.append(module))
+    try:
+        block(torch.randn(4, 4, 3, 3))
+    finally:
+        handle.remove()
+    assert seen[-3:] == [block.residual, block.relu, block]

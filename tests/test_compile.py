@@ -1,5 +1,6 @@
 """torch.compile, torch.export, ONNX and tracing: graphs stay few, gates stay random, evaluation is one graph."""
 
+import copy
 import logging
 
 import pytest
@@ -164,3 +165,75 @@ def test_onnx_gives_the_same_logits():
     session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
     (logits,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
     torch.testing.assert_close(torch.from_numpy(logits), model(x), rtol=1e-4, atol=1e-4)
+
+
+def test_blocks_that_begin_to_drop_one_by_one_do_not_use_up_the_recompilations(caplog):
+    model, x = sdm.cifar_resnet20_stodepth_lineardecay(prob_0_L=(1.0, 1.0)), torch.randn(4, 3, 16, 16)
+    compiled, seen = torch.compile(model, backend="eager"), []
+    with caplog.at_level(logging.WARNING):
+        for certain in reversed(range(9)):
+            sdm.set_survival_probs(model, [1.0] * certain + [0.8] * (9 - certain))
+            compiled(x).sum().backward()
+    assert _limit_hits(caplog) == []
+    model.layer1[0].conv1.register_forward_hook(lambda *_: seen.append(torch.compiler.is_compiling()))
+    model.eval()
+    compiled(x)
+    assert seen == [True]
+
+
+@pytest.mark.usefixtures("_compiled_branches")
+@pytest.mark.parametrize("sizes", [(6, 5, 1), (8, 8, 7, 1)])
+@pytest.mark.parametrize("mode", MODES)
+def test_a_last_batch_of_one_image_does_not_use_up_the_recompilations(mode, sizes, caplog):
+    torch.manual_seed(0)
+    model = sdm.cifar_resnet20_stodepth_lineardecay(mode=mode)
+    compiled = torch.compile(model, backend="eager")
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            for size in sizes:
+                compiled(torch.randn(size, 3, 32, 32)).sum().backward()
+            with torch.no_grad():
+                compiled.eval()(torch.randn(8, 3, 32, 32))
+            compiled.train()
+    assert _limit_hits(caplog) == []
+    assert _graphs() <= 16
+
+
+@pytest.mark.usefixtures("_compiled_branches")
+def test_tensors_of_the_caller_carry_no_mark_of_the_compiler():
+    torch.manual_seed(0)
+    block, timm_like = sdm.StoDepthBasicBlock(4, 4), resnet18().layer1[0]
+    sdm.apply_stochastic_depth(timm_like, drop_rate=0.5)
+    for unit, channels in ((block, 4), (timm_like, 64)):
+        unit.residual.survival_prob = 0.5
+        x = torch.randn(4, channels, 3, 3)
+        for _ in range(6):
+            out = unit(x)
+            assert not [name for tensor in (x, out) for name in vars(tensor) if "dynamo" in name]
+
+
+def test_recomputed_stages_at_survival_1_are_one_graph_and_count_a_batch_once():
+    torch.manual_seed(0)
+    model, x = sdm.cifar_resnet20_stodepth_lineardecay(prob_0_L=(1.0, 1.0)).double(), torch.randn(4, 3, 16, 16).double()
+    twin = copy.deepcopy(model)
+    for stage in (twin.layer1, twin.layer2, twin.layer3):
+        stage.checkpoint = True
+    for network in (model, torch.compile(twin, fullgraph=True, backend="aot_eager")):
+        network(x).square().sum().backward()
+    assert _graphs() == 1
+    for (name, ours), theirs in zip(model.state_dict().items(), twin.state_dict().values(), strict=True):
+        torch.testing.assert_close(theirs, ours, msg=name)
+    for ours, theirs in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(theirs.grad, ours.grad)
+
+
+@pytest.mark.usefixtures("_compiled_branches")
+def test_recomputed_stages_with_gates_leave_the_rest_to_the_compiler():
+    model = sdm.cifar_resnet20_stodepth_lineardecay(checkpoint_stages=True)
+    compiled, seen = torch.compile(model, backend="eager"), {}
+    for name in ("conv1", "fc", "layer1.0.conv1"):
+        model.get_submodule(name).register_forward_hook(
+            lambda *_, name=name: seen.update({name: torch.compiler.is_compiling()})
+        )
+    compiled(torch.randn(4, 3, 16, 16)).sum().backward()
+    assert seen == {"conv1": True, "fc": True, "layer1.0.conv1": False}
