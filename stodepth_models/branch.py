@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.hooks import RemovableHandle
 
 from .functional import keep_in_graph
 
@@ -28,16 +29,31 @@ Branch = Callable[[Tensor], Tensor]
 
 @torch.compiler.disable
 def call_with_one_row(branch: Branch, row: Tensor) -> Tensor:
-    """Call the branch; a batch norm that sees one value a channel takes its running statistics and leaves them."""
+    """Call the branch, in which a batch norm may see one value a channel.
+
+    Such a norm takes its running statistics and leaves them, and one that keeps none returns its bias: the value less
+    itself, scaled.
+    """
     frozen: list[nn.Module] = []
 
-    def freeze(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        if norm.training and inputs[0].numel() == inputs[0].size(1):
-            norm.training = False
-            frozen.append(norm)
+    def freeze(norm: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        if not norm.training or inputs[0].numel() != inputs[0].size(1):
+            return None
+        if not norm.track_running_stats:
+            return (torch.cat([inputs[0], inputs[0]]),)  # alone it would be refused
+        norm.training = False
+        frozen.append(norm)
+        return None
 
-    norms = [m for root in modules_of(branch) for m in root.modules() if isinstance(m, _BatchNorm)]
-    hooks = [norm.register_forward_pre_hook(freeze) for norm in norms if norm.track_running_stats]
+    def take_first(norm: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> Tensor:
+        return out[: len(row)]
+
+    norms: list[nn.Module] = [m for root in modules_of(branch) for m in root.modules() if isinstance(m, _BatchNorm)]
+    hooks: list[RemovableHandle] = []
+    for norm in norms:
+        hooks.append(norm.register_forward_pre_hook(freeze))
+        if not norm.track_running_stats:
+            hooks.append(norm.register_forward_hook(take_first))
     try:
         return branch(row)
     finally:

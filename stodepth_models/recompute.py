@@ -29,6 +29,8 @@ def save_instead(x: Tensor, rows: Tensor, gather: Callable[[Tensor], Tensor]) ->
     """
     if type(rows) is not Tensor or rows.data_ptr() == 0:  # a wrapper of tensors has no address to tell it by
         return nullcontext()
+    if not torch._C._autograd._saved_tensors_hooks_is_enabled():  # type: ignore[attr-defined]
+        return nullcontext()
     pack_outside, unpack_outside = torch._C._autograd._top_saved_tensors_default_hooks(False) or (_same, _same)
     address, kind = rows.data_ptr(), _identify(rows)
     source = weakref.ref(x)  # autograd keeps the hooks: they must not keep what checkpointing frees

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from stodepth_models import StochasticResidual, StoDepthBasicBlock
-from stodepth_models.branch import last_norm, modules_of
+from stodepth_models.branch import call_with_one_row, last_norm, modules_of
 
 
 def test_modules_are_found_behind_methods_partials_and_closures():
@@ -37,3 +37,20 @@ def test_one_row_through_a_closure_is_protected_too():
     for _ in range(10):
         StochasticResidual(0.5)(lambda rows: bound(rows), x, x)
     assert block.bn1.num_batches_tracked == 0
+
+
+def test_one_value_a_channel_is_normalised_to_the_bias_where_no_statistics_are_kept():
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(3, track_running_stats=False)
+    nn.init.uniform_(norm.weight)
+    nn.init.uniform_(norm.bias)
+    x = torch.randn(1, 3, 1, 1, requires_grad=True)
+    out = call_with_one_row(norm, x)
+    torch.testing.assert_close(out, norm.bias.view(1, 3, 1, 1))
+    (2 * out).sum().backward()
+    assert torch.equal(norm.bias.grad, torch.full((3,), 2.0))
+    torch.testing.assert_close(x.grad, torch.zeros_like(x))
+    torch.testing.assert_close(norm.weight.grad, torch.zeros(3), atol=1e-3, rtol=0)
+    wide = torch.randn(1, 3, 2, 2)
+    assert torch.equal(call_with_one_row(norm, wide), norm(wide))
+    assert not norm._forward_hooks

@@ -457,3 +457,13 @@ def test_transforms_of_torch_func_agree_with_the_backward_pass(mode, rescale):
         torch.testing.assert_close(got, wanted)
     _, slope = torch.func.jvp(lambda x: loss(weights, x), (x,), (torch.ones_like(x),))
     torch.testing.assert_close(slope, expected[-1].sum())
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_where_hooks_on_saved_tensors_are_forbidden_rows_are_kept(mode):
+    torch.manual_seed(0)
+    gate, layer, x = StochasticResidual(0.5, mode), nn.Linear(3, 3), torch.randn(6, 3, requires_grad=True)
+    for _ in range(4):
+        with torch.autograd.graph.disable_saved_tensors_hooks("no hooks here"):
+            out = gate(layer, x, x)
+        out.sum().backward()
