@@ -38,14 +38,15 @@ class Checkpoint:
         state_dict: tensors by name.
         config: configuration of the model that they were saved from; None where the file has none.
         categories: names of the classes, where known.
-        notes: evaluation scales of the gates that the state dict notes; None where it notes nothing.
+        notes: evaluation scales of the gates that the state dict notes, see :func:`noted_scales`; None where it notes
+            nothing.
     """
 
     name: str
     state_dict: dict[str, Tensor]
     config: Mapping[str, Any] | None = None
     categories: Sequence[str] | None = None
-    notes: Sequence[float] | None = None
+    notes: Mapping[str, float] | Sequence[float] | None = None
 
     @property
     def num_classes(self) -> int | None:
@@ -54,13 +55,14 @@ class Checkpoint:
         return None if weight is None or weight.dim() != 2 else len(weight)
 
     @property
-    def scales(self) -> list[float] | None:
-        """Evaluation scale of each block, in forward order; None for a network of constant depth."""
+    def scales(self) -> Mapping[str, float] | Sequence[float] | None:
+        """Evaluation scale of each block, by the name of its gate or in forward order; None for constant depth."""
         if self.config is None:
-            scales = list(self.notes or ())
+            scales = self.notes or []
         else:
-            scales = list(self.config["survival_probs"]) if self.config["rescale"] == "eval" else []
-        return None if all(scale == 1.0 for scale in scales) else scales
+            scales = self.config["survival_probs"] if self.config["rescale"] == "eval" else []
+        values = scales.values() if isinstance(scales, Mapping) else scales
+        return None if all(scale == 1.0 for scale in values) else scales
 
     @property
     def is_told(self) -> bool:

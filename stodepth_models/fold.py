@@ -4,12 +4,14 @@ A block computes ``identity + s * branch(x)`` in evaluation, and its branch ends
 layer's weight and bias multiplies the branch, so a scale can move between the gate and the weights.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from .connections import GatedBlock, Scaling, affine
+from .keys import canonical
+from .known_blocks import original_class
 from .layers import StochasticResidual
 
 __all__ = ["fold_gates", "fold_into", "fold_rescale", "gated_blocks"]
@@ -28,28 +30,23 @@ def gated_blocks(model: nn.Module) -> list[Gated]:
     ]
 
 
-def fold_into(state: dict[str, Tensor], model: nn.Module, scales: Sequence[float] | None) -> dict[str, Tensor]:
+def fold_into(
+    state: dict[str, Tensor], model: nn.Module, scales: Sequence[float] | Mapping[str, float] | None
+) -> dict[str, Tensor]:
     """Return weights that give ``model`` the evaluation function they gave their source.
 
     Args:
         state: weights of the source under the names of ``model``; its tensors are left as they are.
         model: the target.
-        scales: evaluation scale of each gated residual of the source, in forward order; None: 1 for all of them.
+        scales: evaluation scale of each gated residual of the source, in forward order or by the name of its gate;
+            None: 1 for all of them.
 
     Raises:
-        ValueError: a list of another length, a target that scales a living branch by 0, or a branch that does not end
-            in a layer, of its own, to fold a scale into.
+        ValueError: other blocks than the target's, a target that scales a living branch by 0, or a branch that does not
+            end in a layer, of its own, to fold a scale into.
     """
     blocks = gated_blocks(model)
-    sources = [1.0] * len(blocks) if scales is None else list(scales)
-    every = [gate for _, gate in model.named_modules(remove_duplicate=False) if isinstance(gate, StochasticResidual)]
-    if len(sources) == len(every):  # a state dict notes a gate under each of its names
-        sources = list(dict(zip(every, sources, strict=True)).values())
-    if len(sources) != len(blocks):
-        raise ValueError(
-            f"the source has {len(sources)} stochastic blocks, the model {len(blocks)}; for a plain model, load into a "
-            "stochastic one and use to_torchvision"
-        )
+    sources = _source_scales(model, blocks, scales)
     folded = dict(state)
     names: dict[int, list[str]] = {}
     held = model.state_dict(keep_vars=True)  # alive: ids are compared. Its names are those of `state`, wrapped or not.
@@ -90,6 +87,53 @@ def fold_gates(blocks: Sequence[Gated]) -> None:
         for tensor, power in scaling:
             tensor.copy_(_times(tensor, factor, power))
         gate.rescale = "none"
+
+
+def _source_scales(
+    model: nn.Module, blocks: Sequence[Gated], scales: Sequence[float] | Mapping[str, float] | None
+) -> list[float]:
+    """Scale that the source gives the branch of each gate of ``model``."""
+    if scales is None:
+        return [1.0] * len(blocks)
+    if isinstance(scales, Mapping):
+        noted: dict[str, list[float]] = {}
+        for gate, scale in scales.items():
+            noted.setdefault(_block_name(gate), []).append(scale)
+        modules = {_block_name(f"{name}.gate"): module for name, module in model.named_modules(remove_duplicate=False)}
+        if noted.keys() <= modules.keys():
+            return _scales_by_name(modules, blocks, noted)
+        scales = list(scales.values())
+    if len(scales) != len(blocks):
+        raise ValueError(
+            f"the source has {len(scales)} stochastic blocks, the model {len(blocks)}; for a plain model, load into a "
+            "stochastic one and use to_torchvision"
+        )
+    return list(scales)
+
+
+def _scales_by_name(
+    modules: Mapping[str, nn.Module], blocks: Sequence[Gated], noted: Mapping[str, list[float]]
+) -> list[float]:
+    gates: dict[nn.Module, list[StochasticResidual]] = {}
+    for _, block, gate in blocks:
+        gates.setdefault(block, []).append(gate)
+    found: dict[tuple[nn.Module, StochasticResidual], float] = {}
+    for name, scales in noted.items():
+        block = modules[name]
+        own = gates.get(block, [])
+        if len(own) != len(scales) and any(scale != 1.0 for scale in scales):
+            raise ValueError(
+                f"the source scales {len(scales)} branches of {name or 'the model'} in evaluation, "
+                f"by {', '.join(f'{scale:g}' for scale in scales)}, and {len(own)} of them are stochastic here; for a "
+                "plain model, load into a stochastic one and use to_torchvision"
+            )
+        found.update({(block, gate): scale for gate, scale in zip(own, scales, strict=False)})
+    return [found.get((block, gate), 1.0) for _, block, gate in blocks]
+
+
+def _block_name(gate: str) -> str:
+    """This package's name of the block that a gate belongs to."""
+    return canonical(gate).rpartition(".")[0]
 
 
 def _ratio(name: str, gate: StochasticResidual, source: float) -> float:
@@ -139,6 +183,8 @@ def _scaling(name: str, block: nn.Module, gate: StochasticResidual) -> Scaling:
     remedy = "name the layer in register_block(..., last_norm=...)"
     try:
         if isinstance(block, GatedBlock):
+            if original_class(type(block)).__module__.startswith(("torchvision.", "timm.")):
+                remedy = "leave the block out with target_layer_name"
             return block.stodepth_connections[block.stodepth_gates.index(gate)].scaling(block)
         remedy = "give each a block of its own"
         _check_alone(block)

@@ -108,8 +108,8 @@ def read_checkpoint(source: Source, progress: bool = True, check_hash: str | boo
     Args:
         source: the source.
         progress: show a progress bar while downloading.
-        check_hash: SHA-256 of the file, or at least its first 8 digits; True: those in its name must hold. A hash that
-            the index or a URL's name publishes is checked in any case.
+        check_hash: SHA-256 of the file, or at least its first 8 digits; True: those in its name must hold. None: those
+            in the name of a URL. The hash of weights that ship with this package is checked in any case.
 
     Raises:
         CheckpointError: damaged, another hash, or no checkpoint. What a download left of it is removed.
@@ -157,7 +157,9 @@ def saved_preprocessing(source: Source) -> Preprocessing | None:
         return Preprocessing(preset.crop_size[0], tuple(preset.mean), tuple(preset.std), preset.resize_size[0])
     config = read_checkpoint(source, progress=False).config or {}
     saved = config.get("training")
-    return None if saved is None else Preprocessing(saved["image_size"], tuple(saved["mean"]), tuple(saved["std"]))
+    if saved is None:
+        return None
+    return Preprocessing(saved["image_size"], tuple(saved["mean"]), tuple(saved["std"]), saved.get("resize"))
 
 
 def _read_checked(path: Path, expected: str | None, name: str) -> Checkpoint:

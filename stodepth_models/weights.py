@@ -61,8 +61,8 @@ def load_pretrained(
         source: member of a weights enum or its name, path of a ``.safetensors``, ``.pth``, ``.pt`` or ``.th`` file, URL
             (``http``, ``https``, ``file``), ``hf://org/repo[/file][@revision]``, or a state dict.
         strict: False: keys that are missing or unexpected are logged instead of refused.
-        check_hash: SHA-256 of the file, or at least its first 8 digits; True: those in its name must hold. A hash that
-            the index or a URL's name publishes is checked in any case.
+        check_hash: SHA-256 of the file, or at least its first 8 digits; True: those in its name must hold. None: those
+            in the name of a URL. The hash of weights that ship with this package is checked in any case.
 
     Raises:
         CheckpointError: the file is damaged, has another hash, is no checkpoint, or does not fit. The model is left as

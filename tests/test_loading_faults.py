@@ -349,7 +349,7 @@ def test_files_that_are_no_checkpoints_are_named(content, match, tmp_path):
     [
         ([1, 2], "must hold a state dict, got a list"),
         ({"epoch": 3}, r"must hold named tensors, got the keys \['epoch'\]"),
-        ({"state_dict": {}}, r"must hold named tensors, got the keys \[\]"),
+        ({"state_dict": {}}, r"must hold named tensors, got the keys \['state_dict'\]"),
         (
             {"fc.weight": torch.zeros(1), "linear.weight": torch.zeros(1)},
             "the same weight twice, as 'fc.weight' and as",

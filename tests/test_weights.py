@@ -144,7 +144,9 @@ def test_torchvision_sees_the_state_dict_that_it_knows(tmp_path):
     model = sdm.resnet18_stodepth_lineardecay()
     torch.save(model.state_dict(), tmp_path / "ours.pth")
     torchvision.models.resnet18().load_state_dict(torch.load(tmp_path / "ours.pth"))
-    with pytest.raises(ValueError, match="8 stochastic blocks, the model 0; for a plain model, load into"):
+    with pytest.raises(
+        ValueError, match=r"of layer1\.1 in evaluation, by 0\.928571, and 0 of them are stochastic here; for a plain"
+    ):
         sdm.load_pretrained(torchvision.models.resnet18(), model.state_dict())
 
 
@@ -504,3 +506,63 @@ def test_a_header_whose_length_begins_like_a_zip_file_is_read(tmp_path):
     target = int.from_bytes(b"PK", "little")
     assert write(target - write(0)) == target
     assert_same_function(sdm.cifar_resnet20_stodepth_lineardecay(weights=path).eval(), source)
+
+
+def stochastic_at(part, **options):
+    """torchvision's ResNet-18 with stochastic blocks in one stage alone."""
+    torch.manual_seed(0)
+    model = randomise_norms(torchvision.models.resnet18()).eval()
+    sdm.apply_stochastic_depth(model.get_submodule(part) if part else model, **options)
+    return model
+
+
+@pytest.mark.parametrize("target", [{}, {"rescale": "eval", "drop_rate": 0.3}], ids=str)
+def test_scales_find_their_blocks_by_name(target):
+    x = torch.randn(2, 3, 32, 32)
+    source = stochastic_at("layer4", drop_rate=0.6, rescale="eval")
+    for part in ("", "layer4"):
+        model = stochastic_at(part, **target)
+        sdm.load_pretrained(model, source.state_dict())
+        assert_same_function(model, source, x)
+    with pytest.raises(ValueError, match=r"1 branches of layer4\.0 in evaluation, by 0\.7, and 0 of them are"):
+        sdm.load_pretrained(stochastic_at("layer3", **target), source.state_dict())
+
+
+class Nest(nn.Module):
+    """A block whose branch holds another block, registered behind it."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = torchvision.models.resnet.BasicBlock(4, 4)
+        self.bn = nn.BatchNorm2d(4)
+
+    def forward(self, x):
+        return x + self.bn(self.inner(x))
+
+
+def test_scales_of_blocks_within_blocks_find_theirs():
+    sdm.register_block(Nest, lambda block, x: block.bn(block.inner(x)), last_norm=lambda block: block.bn)
+    x, models = torch.randn(2, 4, 8, 8), []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        models.append(randomise_norms(nn.Sequential(Nest(), Nest())).eval())
+        sdm.apply_stochastic_depth(models[-1], drop_rate=0.8, rescale="eval")
+    sdm.load_pretrained(models[0], models[1].state_dict())
+    assert_same_function(models[0], models[1], x)
+
+
+def test_an_average_that_was_switched_off_is_passed_over():
+    source = cifar20(prob_0_L=(1.0, 1.0))
+    for average in ({}, {"decay": 0.99}, {"shadow": {}}):
+        assert_same_function(cifar20(weights={"state_dict": source.state_dict(), "model_ema": average}), source)
+
+
+@pytest.mark.parametrize("holder", ["backbone", "model"])
+def test_a_classifier_beside_that_of_the_backbone_keeps_its_name(holder):
+    def net(seed):
+        torch.manual_seed(seed)
+        return nn.ModuleDict({holder: torchvision.models.resnet18(num_classes=3), "fc": nn.Linear(512, 3)})
+
+    source, target = net(0), net(1)
+    sdm.load_pretrained(target, source.state_dict())
+    assert all(map(torch.equal, target.state_dict().values(), source.state_dict().values()))
