@@ -66,9 +66,8 @@ def preprocessing(model: str, weights: str) -> Callable[[Image.Image], Tensor]:
         return source.transforms()
     saved = saved_preprocessing(source)
     if saved is not None:
-        return ImageClassification(
-            crop_size=saved.side, resize_size=resized(saved.side), mean=saved.mean, std=saved.std
-        )
+        resize = saved.resize or resized(saved.side)
+        return ImageClassification(crop_size=saved.side, resize_size=resize, mean=saved.mean, std=saved.std)
     usual = CifarResNet20_Weights.CIFAR10_IDELBAYEV.transforms
     return (usual if model.startswith("cifar") else partial(ImageClassification, crop_size=224))()
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 import time
 from typing import Any
 
@@ -23,6 +24,8 @@ from .outcome import SettingsError
 from .sources import Arrays
 
 __all__ = ["evaluate_weights", "report"]
+
+logger = logging.getLogger("stodepth_models")
 
 
 def evaluate_weights(config: EvaluateConfig) -> dict[str, Any]:
@@ -87,6 +90,11 @@ def _outputs_of_classes(model: nn.Module, data: Data, config: EvaluateConfig) ->
         if outputs < len(data.classes) or (known and outputs != len(data.classes)):
             other = " by other names" if known else ""
             raise ValueError(f"{weights} knows {outputs} classes, {dataset} has {len(data.classes)}{other}")
+        if known and not shared:
+            logger.warning(
+                "%s knows no class of %s by name, its first is %r and not %r: outputs and classes are paired in order",
+                weights, dataset, known[0], data.classes[0],
+            )  # fmt: skip
         return torch.arange(len(data.classes))
     unknown = [name for name in data.classes if known.count(name) != 1]
     if unknown:

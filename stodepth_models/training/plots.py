@@ -15,7 +15,7 @@ __all__ = ["plots"]
 
 # Okabe and Ito, "Color Universal Design" (2008); yellow is left out, which is too pale for lines.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-_LINES = ("-", "--", "-.", ":")
+_LINES = ("-", "--", "-.", ":", (0, (8, 2)), (0, (1, 1)), (0, (6, 1, 1, 1, 1, 1)))
 _MARKERS = "os^DvPX"
 _LEGEND, _TICK = 74, 36  # characters of a label that fit in a line
 
@@ -48,12 +48,17 @@ def _figure(dataset: str, groups: Sequence[Group], draw: Callable[[Axes, Sequenc
     axes.spines[["top", "right"]].set_visible(False)
     handles, _ = axes.get_legend_handles_labels()
     if handles:
-        figure.legend(loc="outside lower center", ncols=1, frameon=False, fontsize="small")
+        figure.legend(loc="outside lower center", ncols=1, frameon=False, fontsize="small", handlelength=4)
     return figure
 
 
 def _style(number: int) -> dict[str, Any]:
     return {"color": _COLOURS[number % len(_COLOURS)], "linestyle": _LINES[number // len(_COLOURS) % len(_LINES)]}
+
+
+def _marker(number: int) -> str:
+    """Another one each time that the colours begin anew: a lone point has no line to tell it by."""
+    return _MARKERS[(number + number // len(_COLOURS)) % len(_MARKERS)]
 
 
 def _deviation(values: Sequence[float]) -> float:
@@ -86,7 +91,7 @@ def _survival_by_depth(axes: Axes, groups: Sequence[Group]) -> None:
         probs = next(iter(group.runs.values())).rows[-1]["survival"]
         axes.plot(
             range(1, len(probs) + 1), probs, label=_wrapped(group.label, _LEGEND), linewidth=1.4, markersize=4,
-            marker=_MARKERS[number % len(_MARKERS)], markevery=max(1, len(probs) // 20), **_style(number),
+            marker=_marker(number), markevery=max(1, len(probs) // 20), **_style(number),
         )  # fmt: skip
     axes.set_xlabel("Residual block, from the input")
     axes.set_ylabel("Survival probability in the last epoch")
@@ -105,7 +110,7 @@ def _error_against_p_l(axes: Axes, groups: Sequence[Group]) -> None:
         spread = [_deviation(values) for values in errors]
         axes.errorbar(
             [group.last_prob for group in members], [statistics.fmean(values) for values in errors], spread, capsize=3,
-            label=_wrapped(name, _LEGEND), marker=_MARKERS[number % len(_MARKERS)], **_style(number),
+            label=_wrapped(name, _LEGEND), marker=_marker(number), **_style(number),
         )  # fmt: skip
     splits = {run.split for group in groups for run in group.runs.values()}
     axes.set_xlabel(r"Survival probability of the last block, $p_L$")

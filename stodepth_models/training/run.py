@@ -93,6 +93,7 @@ class Run:
         if valid.top1 > progress.best_top1:
             progress.best_top1, progress.best_epoch = valid.top1, progress.epoch + 1
             self._write_weights(self.folder.best, progress.best_epoch)
+        progress.peak_memory_mib = self._peak_memory()
         self._record(row)
         self._refuse_chance(row["train"]["top1"], valid)
         trainer.end_epoch()
@@ -151,7 +152,8 @@ class Run:
         classes = list(self.data.classes)
         config["categories"] = classes if len(classes) == config["num_classes"] else None
         config["training"] = {"epoch": epoch, "mean": self.data.mean.tolist(), "std": self.data.std.tolist(),
-                              "image_size": self.data.image_size, "data": self.config.data.name}  # fmt: skip
+                              "image_size": self.data.image_size, "resize": self.data.resize,
+                              "data": self.config.data.name}  # fmt: skip
         write_file(path, model.state_dict(), config)
 
     def _load_best(self) -> None:
@@ -160,6 +162,10 @@ class Run:
         self.trainer.bare.load_state_dict(best.state_dict)
         if best.config is not None:
             set_survival_probs(self.trainer.bare, best.config["survival_probs"])
+
+    def _peak_memory(self) -> float:
+        """In MiB, over all processes that the run has gone through one after another."""
+        return max(self.trainer.progress.peak_memory_mib, peak_memory(self.accelerator.device))
 
     def _result(self, best: Figures | None, last: Figures | None) -> dict[str, Any]:
         progress = self.trainer.progress
@@ -174,7 +180,7 @@ class Run:
             "processor_seconds": progress.processor_seconds,
             "expected_flops_share": progress.flops_share / self.config.epochs,
             "executed_flops_share": progress.executed_share / self.config.epochs,
-            "peak_memory_mib": peak_memory(self.accelerator.device),
+            "peak_memory_mib": self._peak_memory(),
             "steps": progress.step,
             "device": device_name(self.accelerator.device),
             "processes": self.accelerator.num_processes,

@@ -33,6 +33,7 @@ class Progress:
         best_epoch: epoch of the best validation accuracy, counting from 1; 0 before there is one.
         best_top1: that accuracy, in [0, 1].
         epochs_at_chance: epochs in a row at chance accuracy.
+        peak_memory_mib: peak so far, of this process and of those before a resume.
     """
 
     epoch: int = 0
@@ -51,6 +52,7 @@ class Progress:
     best_epoch: int = 0
     best_top1: float = -1.0
     epochs_at_chance: int = 0
+    peak_memory_mib: float = 0.0
 
     def state_dict(self) -> dict[str, Any]:
         """Return plain data."""
@@ -59,7 +61,7 @@ class Progress:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what :meth:`state_dict` gave."""
         for name in asdict(self):
-            setattr(self, name, state[name])
+            setattr(self, name, state.get(name, getattr(self, name)))  # a run may be older than the newest figure
 
 
 def save_parts(parts: Mapping[str, Any]) -> dict[str, Any]:

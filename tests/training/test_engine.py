@@ -478,6 +478,14 @@ def test_a_resumed_run_asks_no_more_for_the_weights_that_it_began_with(undisturb
     assert json.loads((tmp_path / "parts" / "config.json").read_text())["settings"]["model"]["weights"] == str(begin)
 
 
+def test_the_peak_of_memory_is_that_of_all_processes_of_a_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "peak_memory", lambda device: 900.0)
+    assert train(settings(tmp_path)) == 0
+    monkeypatch.setattr(run, "peak_memory", lambda device: 700.0)  # the evaluation alone
+    assert train(settings(tmp_path, resume=True)) == 0
+    assert json.loads((tmp_path / "result.json").read_text())["peak_memory_mib"] == 900.0
+
+
 def test_best_weights_that_went_missing_are_named_before_training_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(engine, "StopRequest", lambda: Stop(7))
     assert train(settings(tmp_path)) == EXIT_RESUME_ME

@@ -168,3 +168,32 @@ def test_weights_are_evaluated_alike_by_name_by_path_and_by_url(tmp_path):
         result = evaluate_weights(EvaluateConfig(model=ModelConfig(weights=source), data=data, cpu=True))
         figures.append((result["top1"], result["nll"]))
     assert figures[0] == figures[1] == figures[2]
+
+
+def test_weights_bring_the_size_that_images_are_scaled_to(tmp_path):
+    noise = torch.Generator().manual_seed(0)
+    for split, name, shade in ((s, n, c) for s in ("train", "test") for n, c in (("dark", 60), ("bright", 160))):
+        (tmp_path / "set" / split / name).mkdir(parents=True)
+        for number in range(8):
+            pixels = torch.randint(shade, shade + 60, (100, 100, 3), generator=noise, dtype=torch.uint8)
+            Image.fromarray(pixels.numpy()).save(tmp_path / "set" / split / name / f"{number}.png")
+    data = DataConfig(name="folder", root=tmp_path / "set", image_size=80, resize=80)
+    train(TrainConfig(data=data, optim=OptimConfig(lr=0.01), epochs=1, batch_size=4, output=tmp_path / "run",
+                      trackers=(), progress=False, stop_at_chance=0))  # fmt: skip
+    weights, at_the_end = (
+        tmp_path / "run" / "last.safetensors",
+        json.loads((tmp_path / "run" / "result.json").read_text()),
+    )
+    assert saved_preprocessing(weights).resize == 80
+    given = EvaluateConfig(
+        model=ModelConfig(weights=str(weights)), data=DataConfig(name="folder", root=data.root), cpu=True
+    )
+    assert evaluate_weights(given)["nll"] == pytest.approx(at_the_end["test_last"]["nll"], rel=1e-5)
+
+
+def test_classes_of_other_names_are_paired_in_order_and_the_log_says_so(pets, tmp_path, caplog):
+    for names, said in ((("a", "b", "c"), 1), (("cat", "dog", "eel"), 0)):
+        caplog.clear()
+        data = make_pets(tmp_path / names[0], "test", names)
+        evaluate_weights(EvaluateConfig(model=ModelConfig(weights=pets), data=data, cpu=True))
+        assert sum("its first is 'cat' and not 'a'" in record.getMessage() for record in caplog.records) == said

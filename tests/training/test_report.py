@@ -19,7 +19,7 @@ from scipy import stats
 
 from stodepth_models.training.config import DataConfig, ModelConfig, TrainConfig
 from stodepth_models.training.groups import group_runs
-from stodepth_models.training.plots import plots
+from stodepth_models.training.plots import _marker, _style, plots
 from stodepth_models.training.records import collect
 from stodepth_models.training.report import write_report
 from stodepth_models.training.results import read_runs
@@ -320,3 +320,8 @@ def test_processor_time_takes_the_place_of_wall_clock_time(tmp_path):
         ratios.append(table[5].split(" | ")[5])
     assert ratios == ["1.00", "0.75"]
     assert heads == ["Training time ratio", "Processor time ratio"]
+
+
+def test_fifty_lines_look_different():
+    assert len({str(_style(number)) for number in range(49)}) == 49
+    assert len({(_style(number)["color"], _marker(number)) for number in range(49)}) == 49
