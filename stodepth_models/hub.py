@@ -9,6 +9,7 @@ import torch
 from huggingface_hub import ModelCard, ModelHubMixin, constants, hf_hub_download
 from huggingface_hub.errors import HFValidationError
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models import WeightsEnum, get_model_builder
 
 from .checkpoints import parse_config, read_file, write_file
@@ -16,6 +17,7 @@ from .errors import CheckpointError, DownloadError
 from .hints import builder_names
 from .recipe import Recorded, describe
 from .sources import Source, read_checkpoint
+from .stochastic_gate import StochasticGate
 from .survival import set_survival_probs
 from .weights import load_checkpoint
 
@@ -41,8 +43,9 @@ class HubModel(
     """Base of the models: huggingface_hub's ``save_pretrained``, ``from_pretrained`` and ``push_to_hub``.
 
     ``save_pretrained(folder)`` writes ``model.safetensors`` with the configuration in its header, the same
-    ``config.json``, and a model card. ``from_pretrained(folder or "org/repo", **overrides)`` builds the same model, in
-    evaluation mode; ``overrides`` are keyword arguments of its builder, and change no evaluation output.
+    ``config.json``, and a model card where the folder has none. ``from_pretrained(folder or "org/repo",
+    **overrides)`` builds the same model, in evaluation mode; ``overrides`` are keyword arguments of its builder, and
+    change no evaluation output.
     """
 
     def _save_pretrained(self, save_directory: Path) -> None:
@@ -69,15 +72,21 @@ class HubModel(
         """
         source = pretrained_model_name_or_path
         remote = {key: options.pop(key) for key in REMOTE_OPTIONS if key in options}
-        if Path(source).is_dir():
-            return super().from_pretrained(source, overrides=options, **remote)
+        in_folder = Path(source).is_dir()
         try:
-            return super().from_pretrained(str(source), overrides=options, **remote)
+            return super().from_pretrained(source if in_folder else str(source), overrides=options, **remote)
+        except json.JSONDecodeError as error:  # before OSError: requests' own is both
+            raise CheckpointError(f"{source}/{CONFIG} holds a damaged configuration: {error}") from None
         except HFValidationError:
             raise DownloadError(f"{source} is neither a folder nor the name of a repository, org/name") from None
         except OSError as error:
+            if in_folder:
+                raise
             why = "HF_HUB_OFFLINE is set, and the cache lacks it" if constants.HF_HUB_OFFLINE else f"{error}"
-            raise DownloadError(f"{source} cannot be fetched: {type(error).__name__}: {why}") from error
+            raise DownloadError(
+                f"there is no folder {source}, and the repository of that name cannot be fetched: "
+                f"{type(error).__name__}: {why}"
+            ) from error
 
     @classmethod
     def _from_pretrained(
@@ -159,12 +168,19 @@ def rebuild(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> Any:
     given = [key for key in ("weights", "pretrained") if key in overrides]
     if given:
         raise ValueError(f"from_pretrained loads the saved weights, got {', '.join(given)} as well")
+    if "depth_rule" in overrides and "prob_0_L" not in overrides:
+        raise ValueError("depth_rule lays a line through prob_0_L: give prob_0_L as well")
     arguments = _builder_arguments(config)
     if "mult_flag" in overrides:
         del arguments["rescale"]
-    model = get_model_builder(name)(**{**arguments, **overrides})
-    if not {"prob_0_L", "depth_rule"} & {*overrides}:
-        set_survival_probs(model, config["survival_probs"])
+    try:
+        model = get_model_builder(name)(**{**arguments, **overrides})
+        if "prob_0_L" not in overrides:
+            set_survival_probs(model, config["survival_probs"])
+    except (TypeError, ValueError) as error:
+        if overrides.keys() - config.get("callables", ()):  # then it is the caller's to mend
+            raise
+        raise CheckpointError(f"the configuration is not one of {name}: {error}") from error
     return model.to(DTYPES.get(config.get("dtype", ""), torch.float32))
 
 
@@ -184,10 +200,27 @@ def _check_rebuilds(model: HubModel, config: Mapping[str, Any], callables: Mappi
     """Refuse to save what could not be loaded, such as a model whose layers were replaced after it was built."""
     with torch.device("meta"):
         twin = rebuild(config, callables)
-    ours, theirs = ({key: value.shape for key, value in m.state_dict().items()} for m in (model, twin))
-    changed = [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)]
-    if changed:
-        raise ValueError(
-            f"{config['builder']} was changed after it was built, from_pretrained could not rebuild it; "
-            f"{len(changed)} weights differ: {', '.join(changed[:10])}"
-        )
+    for what, read in (("weights", _shapes), ("layers", _layers)):
+        ours, theirs = read(model), read(twin)
+        changed = [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)]
+        if changed:
+            raise ValueError(
+                f"{config['builder']} was changed after it was built, from_pretrained could not rebuild it; "
+                f"{len(changed)} {what} differ: {', '.join(changed[:10])}"
+            )
+
+
+def _shapes(model: nn.Module) -> dict[str, Any]:
+    return {name: tensor.shape for name, tensor in model.state_dict().items()}
+
+
+def _layers(model: nn.Module) -> dict[str, Any]:
+    """What each layer without parts computes in evaluation, as far as its class and ``repr`` say."""
+    layers = {name: module for name, module in model.named_modules() if not any(module.children())}
+    return {name: _what(layer) for name, layer in layers.items() if not isinstance(layer, StochasticGate)}
+
+
+def _what(layer: nn.Module) -> Any:
+    if isinstance(layer, _BatchNorm):  # momentum is for training, and SyncBatchNorm evaluates alike
+        return _BatchNorm, layer.eps, layer.track_running_stats
+    return type(layer), layer.extra_repr().replace("inplace=True", "")

@@ -64,7 +64,7 @@ def describe(model: Recorded) -> dict[str, Any]:
     return {
         **options,
         "builder": model.recipe.builder,
-        "num_classes": model.fc.out_features,
+        "num_classes": int(model.fc.out_features),  # also where NumPy has counted the classes
         "survival_probs": [gate.survival_prob for gate in gates],
         "mode": mode,
         "rescale": rescale,

@@ -2,8 +2,10 @@
 
 import json
 import logging
+import re
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from huggingface_hub import HfApi
@@ -181,7 +183,7 @@ def test_sources_that_cannot_be_read_are_named(tmp_path, monkeypatch):
     with pytest.raises(sdm.DownloadError, match="nowhere/at/all is neither a folder nor the name of a repository"):
         sdm.CifarResNet.from_pretrained("nowhere/at/all")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(sdm.DownloadError, match=r"someone/tiny cannot be fetched.*HF_HUB_OFFLINE is set"):
+    with pytest.raises(sdm.DownloadError, match=r"no folder someone/tiny, and the repository .* HF_HUB_OFFLINE is set"):
         sdm.CifarResNet.from_pretrained("someone/tiny", cache_dir=tmp_path)
 
 
@@ -226,3 +228,55 @@ def test_a_model_without_gates_says_how_to_save_it(tmp_path):
     sdm.remove_stochastic_depth(model)
     with pytest.raises(ValueError, match="must have stochastic blocks to be described, got none: save its state dict"):
         model.save_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [("maxpool", nn.Identity()), ("layer1.0.relu", nn.SiLU()), ("bn1", nn.BatchNorm2d(64, eps=0.1))],
+    ids=str,
+)
+def test_a_layer_without_weights_of_another_shape_is_noticed_too(name, layer, tmp_path):
+    model = sdm.resnet18_stodepth_lineardecay()
+    model.set_submodule(name, layer)
+    with pytest.raises(ValueError, match=f"could not rebuild it; 1 layers differ: {re.escape(name)}$"):
+        model.save_pretrained(tmp_path)
+
+
+def test_what_evaluates_alike_is_saved(tmp_path):
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(tiny())
+    model.relu = nn.ReLU()
+    model.bn1.momentum = 0.01
+    model.save_pretrained(tmp_path)
+    assert same_weights(sdm.CifarResNet.from_pretrained(tmp_path), model)
+
+
+def test_a_depth_rule_needs_the_pair_that_it_lies_between(tmp_path):
+    tiny(prob_0_L=(0.9, 0.4)).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="give prob_0_L as well"):
+        sdm.CifarResNet.from_pretrained(tmp_path, depth_rule="paper")
+    model = sdm.CifarResNet.from_pretrained(tmp_path, depth_rule="paper", prob_0_L=(0.9, 0.4))
+    assert sdm.survival_probs(model) == sdm.linear_decay(9, 0.9, 0.4, rule="paper")
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda text: text[:40], r"config\.json holds a damaged configuration: Unterminated string"),
+        (
+            lambda text: text.replace('"mode"', '"moed"'),
+            "not one of cifar_resnet20.*unexpected keyword .*'moed'",
+        ),
+        (lambda text: text.replace("1.0,", "", 1), "not one of cifar_resnet20.*each of the 9 blocks, got 8"),
+    ],
+)
+def test_a_damaged_configuration_is_named(change, match, tmp_path):
+    tiny().save_pretrained(tmp_path)
+    config = tmp_path / "config.json"
+    config.write_text(change(config.read_text()))
+    with pytest.raises(sdm.CheckpointError, match=match):
+        sdm.CifarResNet.from_pretrained(tmp_path)
+
+
+def test_classes_may_be_counted_by_numpy(tmp_path):
+    tiny(num_classes=np.array([0, 4]).max() + 1).save_pretrained(tmp_path)
+    assert sdm.CifarResNet.from_pretrained(tmp_path).fc.out_features == 5
