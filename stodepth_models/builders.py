@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from numbers import Integral
 from os import PathLike
 from typing import Any, TypeVar
 
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from torchvision.models import WeightsEnum
 from torchvision.models._api import BUILTIN_MODELS
 
-from .gates import MODES, RESCALES, check_choice, check_probability
+from .gates import MODES, RESCALES, check_choice, check_flag, check_probability
 from .keys import CLASSIFIER
 from .layers import StochasticResidual
 from .recipe import Recipe, Recorded
@@ -121,10 +122,12 @@ class StochasticDepth:
         set_survival_probs(model, linear_decay(len(gates), *self.prob_0_L, rule=self.depth_rule))
 
 
-def check_flag(name: str, value: bool) -> None:
-    """Raise a TypeError unless ``value`` is a bool."""
-    if not isinstance(value, bool):
-        raise TypeError(f"{name} must be True or False, got {value!r}")
+def _check_classes(count: Any) -> None:
+    message = f"num_classes must be a whole number, at least 1, got {count!r}"
+    if isinstance(count, bool) or not isinstance(count, Integral):
+        raise TypeError(message)
+    if count < 1:
+        raise ValueError(message)
 
 
 def build(
@@ -152,6 +155,7 @@ def build(
     check_flag("pretrained", pretrained)
     for option in SAID_OTHERWISE.keys() & options.keys():
         raise TypeError(f"{name} takes no {option}: use {SAID_OTHERWISE[option]}")
+    _check_classes(options.get("num_classes", 1))
     source = builder_source(name, enum, pretrained, weights)
     model = architecture(**options)  # before anything is read or downloaded: a wrong option is told at once
     checkpoint = None if source is None else read_checkpoint(source, progress=progress)

@@ -6,6 +6,7 @@ Every draw comes from PyTorch's default CPU generator. ``torch.manual_seed`` rep
 
 import weakref
 from math import gcd
+from numbers import Real
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ __all__ = [
     "RESCALES",
     "Rows",
     "check_choice",
+    "check_flag",
     "check_probability",
     "count_rows",
     "draw_batch",
@@ -38,7 +40,7 @@ def check_probability(name: str, value: float) -> float:
         TypeError: ``value`` is not a real number.
         ValueError: ``value`` is outside ``[0, 1]`` or nan.
     """
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, bool) or not isinstance(value, Real):  # NumPy's numbers, too
         raise TypeError(f"{name} must be a probability in [0, 1], got {value!r} of type {type(value).__name__}")
     if not 0.0 <= value <= 1.0:  # `not ...` also refuses nan
         raise ValueError(f"{name} must be a probability in [0, 1], got {value}")
@@ -53,6 +55,17 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> str:
     """
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+    return value
+
+
+def check_flag(name: str, value: bool) -> bool:
+    """Return ``value``.
+
+    Raises:
+        TypeError: ``value`` is not a bool.
+    """
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
     return value
 
 

@@ -38,7 +38,8 @@ def open_rgb(path: Path) -> Image.Image:
             sixteen_bits = image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PPM")
             return _eight_bits(ImageOps.exif_transpose(image), sixteen_bits).convert("RGB")
     except Exception as error:  # whatever damaged bytes provoke in a decoder
-        reason = next(iter(str(error).splitlines()), type(error).__name__).replace(str(path), "the file")
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        reason = reason.removesuffix(f" {str(path)!r}")  # how Pillow ends, and the message begins with it
         raise ValueError(f"{path} cannot be read as an image ({reason})") from None
 
 

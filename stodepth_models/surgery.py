@@ -4,6 +4,7 @@ Signature and drop rates follow MosaicML Composer's ``apply_stochastic_depth``; 
 arXiv:1603.09382.
 """
 
+import difflib
 import logging
 from collections.abc import Iterator
 from typing import Any
@@ -11,13 +12,13 @@ from typing import Any
 from torch import nn
 
 from .fold import fold_gates
-from .gates import MODES, RESCALES, check_choice, check_probability
+from .gates import MODES, RESCALES, check_choice, check_flag, check_probability
 from .known_blocks import find_known, known_names, original_class
 from .stochastic_gate import StochasticGate
 from .survival import linear_decay, uniform
 from .swap import check_swappable, gates_of, make_stochastic, restore
 
-__all__ = ["apply_stochastic_depth", "remove_stochastic_depth"]
+__all__ = ["apply_stochastic_depth", "check_method", "remove_stochastic_depth"]
 
 logger = logging.getLogger("stodepth_models")
 
@@ -41,7 +42,8 @@ def apply_stochastic_depth(
     """Give every known residual block of ``model`` a branch that is left out at random, in place.
 
     Blocks change their class; parameters, their names, optimizers and checkpoints stay as they are. Stochastic depth
-    that a block already carries is replaced. On a block that has been changed before, the settings are replaced.
+    that a block already carries is replaced. On a block that is stochastic already, the settings are replaced. Where
+    that changes a scale in evaluation, a line of the log says so: :func:`fold_rescale` before it keeps the outputs.
 
     Args:
         model: a torchvision or timm ResNet, alone or as a backbone, torchvision's ConvNeXt, EfficientNet or Swin
@@ -66,21 +68,42 @@ def apply_stochastic_depth(
         TypeError: an argument of the wrong type.
         ValueError: a value that is not allowed, or no block to change. The model is left as it was.
     """
-    mode = METHODS[check_choice("stochastic_method", stochastic_method, tuple(METHODS))]
+    check_method(stochastic_method, drop_distribution, rescale, sync_gates)
     check_probability("drop_rate", drop_rate)
-    check_choice("drop_distribution", drop_distribution, DISTRIBUTIONS)
-    check_choice("rescale", rescale, RESCALES)
     blocks = _find_blocks(model, target_layer_name)
     for name, block in blocks:
         if not gates_of(block):
             check_swappable(name, block)
+    before = {gate: gate.eval_scale for _, block in blocks for gate in gates_of(block)}
     count, last = len(blocks), 1.0 - drop_rate
     probs = linear_decay(count, 1.0, last, rule="paper") if drop_distribution == "linear" else uniform(count, last)
     for (_, block), survival_prob in zip(blocks, probs, strict=True):
         for gate in gates_of(block) or make_stochastic(block):
-            gate.survival_prob, gate.mode, gate.rescale = survival_prob, mode, rescale
+            gate.survival_prob, gate.mode, gate.rescale = survival_prob, METHODS[stochastic_method], rescale
             gate.sync_gates = sync_gates
+    changed = [scale for gate, scale in before.items() if scale not in (1.0, gate.eval_scale)]
+    if changed:
+        logger.warning(
+            "%s computes something else in evaluation now: %d branches were scaled there, by %.3g on average; "
+            "fold_rescale before apply_stochastic_depth would have kept what it computed",
+            type(model).__name__,
+            len(changed),
+            sum(changed) / len(changed),
+        )
     return count
+
+
+def check_method(stochastic_method: str, drop_distribution: str, rescale: str, sync_gates: bool) -> None:
+    """Refuse what :func:`apply_stochastic_depth` would refuse, whatever the model.
+
+    Raises:
+        TypeError: an argument of the wrong type.
+        ValueError: a value that is not allowed.
+    """
+    check_choice("stochastic_method", stochastic_method, tuple(METHODS))
+    check_choice("drop_distribution", drop_distribution, DISTRIBUTIONS)
+    check_choice("rescale", rescale, RESCALES)
+    check_flag("sync_gates", sync_gates)
 
 
 def remove_stochastic_depth(model: nn.Module) -> None:
@@ -94,10 +117,13 @@ def remove_stochastic_depth(model: nn.Module) -> None:
         model: a model with stochastic blocks, also one that this package built.
 
     Raises:
+        TypeError: ``model`` is no module.
         ValueError: no stochastic block, one with a ``forward`` of its own, one that has changed its class since
             (``parametrize``, ``fully_shard``), or a scaled branch that does not end in a layer with a weight of its
             own. The model is left as it was.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     blocks = [(name, module) for name, module in model.named_modules() if gates_of(module)]
     staying = _gates_beside(model, [block for _, block in blocks])
     remark = f"gates written by hand stay, at {', '.join(staying)}" if staying else _seen(model)
@@ -128,6 +154,12 @@ def _find_blocks(model: nn.Module, target: str | type[nn.Module] | None) -> list
     blocks = [(name, block) for name, block, cls in _known_blocks(model) if target is None or _matches(cls, target)]
     if not blocks:
         wanted = "a known residual block" if target is None else f"target_layer_name={target!r} among its known blocks"
+        near = (
+            difflib.get_close_matches(target, [*COMPOSER_NAMES, *_names_of(model)], 1)
+            if isinstance(target, str)
+            else []
+        )
+        wanted += f", did you mean {near[0]!r}" if near else ""
         raise ValueError(
             f"{type(model).__name__} does not hold {wanted}; {_seen(model)}; known: {known_names()}; "
             "teach others with register_block"
@@ -141,6 +173,12 @@ def _known_blocks(model: nn.Module) -> Iterator[tuple[str, nn.Module, type[nn.Mo
         known = find_known(cls)
         if known is not None and known.is_residual(module):
             yield name, module, cls
+
+
+def _names_of(model: nn.Module) -> list[str]:
+    """What ``target_layer_name`` can say of this model."""
+    classes = [(cls, getattr(find_known(cls), "stochastic", None)) for _, _, cls in _known_blocks(model)]
+    return [cls.__name__ for pair in dict.fromkeys(classes) for cls in pair if cls]
 
 
 def _matches(cls: type[nn.Module], target: str | type[nn.Module]) -> bool:

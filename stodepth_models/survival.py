@@ -1,6 +1,7 @@
 """Survival probabilities: depth rules, and reading and setting them on a model."""
 
 from collections.abc import Iterable, Sequence
+from numbers import Integral
 from typing import Any
 
 from torch import nn
@@ -32,8 +33,7 @@ def linear_decay(L: int, p_0: float = 1.0, p_L: float = 0.5, rule: str = "inclus
         ValueError: a probability outside ``[0, 1]`` or nan, ``L`` below 1, or an unknown rule.
     """
     _check_depth(L)
-    check_probability("p_0", p_0)
-    check_probability("p_L", p_L)
+    p_0, p_L = check_probability("p_0", p_0), check_probability("p_L", p_L)
     check_choice("rule", rule, DEPTH_RULES)
     if rule == "paper":
         shares = [block / L for block in range(1, L + 1)]
@@ -100,5 +100,5 @@ def _gates(model: nn.Module) -> list[StochasticGate]:
 
 
 def _check_depth(L: int) -> None:
-    if not isinstance(L, int) or L < 1:
+    if not isinstance(L, Integral) or L < 1:
         raise ValueError(f"L must be a number of blocks, at least 1, got {L!r}")

@@ -159,8 +159,26 @@ def test_lightning_takes_a_callback_for_each_of_two_submodules(tmp_path):
 def test_lightning_needs_an_end_for_a_share_of_the_training(tmp_path):
     with pytest.raises(ValueError, match=r"a training without end: give StochasticDepth\(total_steps=\.\.\.\)"):
         fit(Classifier(), StochasticDepth(drop_warmup=0.5), tmp_path, epochs=-1)
-    with pytest.raises(ValueError, match=r"drop_rate must be a probability in \[0, 1\], got 2"):
-        StochasticDepth(drop_rate=2)
+
+
+@pytest.mark.parametrize("callback", [StochasticDepth, StochasticDepthCallback])
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"drop_rate": 2}, r"drop_rate must be a probability in \[0, 1\], got 2"),
+        ({"stochastic_method": "x"}, "stochastic_method must be one of 'block', 'sample', .* got 'x'"),
+        ({"drop_distribution": "x"}, "drop_distribution must be one of 'linear', 'uniform', got 'x'"),
+        ({"rescale": "x"}, "rescale must be one of .* got 'x'"),
+    ],
+)
+def test_an_option_that_is_not_allowed_is_named_at_once(callback, option, message):
+    with pytest.raises(ValueError, match=message):
+        callback(**option)
+
+
+def test_lightning_needs_at_least_one_step():
+    with pytest.raises(ValueError, match="total_steps must be at least 1, got 0"):
+        StochasticDepth(total_steps=0)
 
 
 class Labelled(nn.Module):

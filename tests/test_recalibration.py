@@ -44,3 +44,22 @@ def test_recalibration_without_batches_changes_nothing():
     with pytest.raises(ValueError, match="batches must hold at least one batch"):
         recalibrate_bn(model, [])
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
+def test_a_norm_that_no_batch_reaches_keeps_its_statistics():
+    model = cifar_resnet20_stodepth_lineardecay(prob_0_L=(1.0, 1.0))
+    model(torch.rand(4, 3, 8, 8))
+    model.layer3[2].residual.survival_prob = 0.0  # scaled by 0 in evaluation, so it is not called
+    before = copy.deepcopy(model.layer3[2].bn2.state_dict())
+    stem = model.bn1.running_mean.clone()
+    recalibrate_bn(model, [torch.rand(4, 3, 8, 8)])
+    assert all(torch.equal(before[key], value) for key, value in model.layer3[2].bn2.state_dict().items())
+    assert not torch.equal(model.bn1.running_mean, stem)
+
+
+def test_batches_that_hold_no_tensor_are_named():
+    with pytest.raises(TypeError, match="tuples that begin with one, got dict"):
+        recalibrate_bn(cifar_resnet20_stodepth_lineardecay(), [{"x": torch.rand(2, 3, 8, 8)}])
+    norm = torch.nn.BatchNorm2d(3, affine=False)
+    recalibrate_bn(norm, [torch.ones(2, 3, 8, 8)])  # without a parameter
+    assert torch.equal(norm.running_mean, torch.ones(3))

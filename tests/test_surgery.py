@@ -651,3 +651,29 @@ def test_loading_a_block_that_is_not_registered_says_so():
 
     with pytest.raises(ValueError, match=r"Linear is not registered: call register_block\(Linear, \.\.\.\)"):
         _rebuild(nn.Linear)
+
+
+@pytest.mark.parametrize(("first", "changes"), [("train", False), ("eval", True)])
+def test_a_second_call_that_changes_evaluation_says_so(first, changes, caplog):
+    model = small_resnet()
+    apply_stochastic_depth(model, rescale=first)
+    assert not caplog.records
+    apply_stochastic_depth(model, rescale="train")
+    said = [record.getMessage() for record in caplog.records]
+    assert [line[:60] for line in said] == ["ResNet computes something else in evaluation now: 5 branches"] * changes
+
+
+@pytest.mark.parametrize("typo", ["ResNetBotleneck", "StoDepthBotleneck", "Bottlneck"])
+def test_the_nearest_name_of_a_block_is_told(typo):
+    near = {"R": "ResNetBottleneck", "S": "StoDepthBottleneck", "B": "Bottleneck"}[typo[0]]
+    with pytest.raises(ValueError, match=f"among its known blocks, did you mean '{near}'"):
+        apply_stochastic_depth(small_resnet(), typo)
+
+
+def test_what_is_no_model_and_no_flag_is_named():
+    with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module, got int"):
+        remove_stochastic_depth(3)
+    with pytest.raises(TypeError, match="sync_gates must be True or False, got 'no'"):
+        apply_stochastic_depth(small_resnet(), sync_gates="no")
+    with pytest.raises(TypeError, match="sync_gates must be True or False, got 'no'"):
+        StochasticResidual(sync_gates="no")

@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -59,3 +60,11 @@ def test_a_refused_list_changes_nothing():
     with pytest.raises(ValueError, match=r"probs must be a probability in \[0, 1\], got 1\.5"):
         set_survival_probs(model, [0.1] * 8 + [1.5])
     assert survival_probs(model) == before
+
+
+def test_numbers_of_numpy_are_numbers():
+    assert linear_decay(np.int64(3), np.float32(1.0), np.float32(0.5)) == [1.0, 0.75, 0.5]
+    model = cifar_resnet20_stodepth_lineardecay()
+    set_survival_probs(model, np.linspace(1, 0.5, 9, dtype=np.float32))
+    assert survival_probs(model)[4] == 0.75
+    assert type(survival_probs(model)[4]) is float

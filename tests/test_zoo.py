@@ -232,3 +232,9 @@ def test_scaled_evaluation_works_under_vmap_and_in_forward_mode():
         tangent = forward_ad.unpack_dual(model(forward_ad.make_dual(x[0], torch.ones_like(x[0])))).tangent
     step = 1e-7
     torch.testing.assert_close(tangent, (model(x[0] + step) - model(x[0] - step)) / (2 * step), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("count", [0, -1, "3", 2.5, True])
+def test_a_number_of_classes_that_is_none_is_named(count):
+    with pytest.raises((TypeError, ValueError), match=f"num_classes must be a whole number, at least 1, got {count!r}"):
+        sdm.cifar_resnet20_stodepth_lineardecay(num_classes=count)

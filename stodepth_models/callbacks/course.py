@@ -9,7 +9,7 @@ from torch import nn
 from ..flops import FlopCount, count_flops
 from ..gates import check_probability
 from ..schedules import SurvivalSchedule
-from ..surgery import apply_stochastic_depth
+from ..surgery import apply_stochastic_depth, check_method
 from ..survival import survival_probs
 
 __all__ = ["Course"]
@@ -23,11 +23,11 @@ class Course:
         drop_warmup: share of the training, in ``[0, 1]``, over which the survival probabilities fall from 1 to their
             values; 0: they have them from the start.
         input_size: ``(N, C, H, W)`` for counting FLOPs; None: that of the first batch.
-        options: other arguments of :func:`apply_stochastic_depth`.
+        options: other arguments of :func:`apply_stochastic_depth`, all of them.
 
     Raises:
-        TypeError: a rate of the wrong type.
-        ValueError: a rate outside ``[0, 1]`` or nan.
+        TypeError: an argument of the wrong type.
+        ValueError: a value that is not allowed.
     """
 
     def __init__(
@@ -39,6 +39,7 @@ class Course:
     ) -> None:
         if drop_rate is not None:
             check_probability("drop_rate", drop_rate)
+        check_method(**{name: value for name, value in options.items() if name != "target_layer_name"})
         self.drop_rate = drop_rate
         self.drop_warmup = check_probability("drop_warmup", drop_warmup)
         self.input_size = input_size

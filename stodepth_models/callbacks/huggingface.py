@@ -35,8 +35,8 @@ class StochasticDepthCallback(TrainerCallback, ExportableState):
             batch, with whatever else enters the model.
 
     Raises:
-        TypeError: a rate of the wrong type.
-        ValueError: a rate outside ``[0, 1]`` or nan.
+        TypeError: an argument of the wrong type.
+        ValueError: a value that is not allowed.
     """
 
     def __init__(

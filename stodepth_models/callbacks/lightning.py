@@ -34,8 +34,8 @@ class StochasticDepth(Callback):
         input_size: ``(N, C, H, W)`` for counting FLOPs; None: the first tensor of the first batch.
 
     Raises:
-        TypeError: a rate of the wrong type.
-        ValueError: a rate outside ``[0, 1]`` or nan.
+        TypeError: an argument of the wrong type.
+        ValueError: a value that is not allowed.
     """
 
     def __init__(
@@ -59,6 +59,8 @@ class StochasticDepth(Callback):
             "rescale": rescale,
             "sync_gates": sync_gates,
         }
+        if total_steps is not None and total_steps < 1:
+            raise ValueError(f"total_steps must be at least 1, got {total_steps}")
         self.submodule = submodule
         self.total_steps = total_steps
         self._course = Course(drop_rate, drop_warmup, input_size, options)
@@ -116,7 +118,7 @@ class StochasticDepth(Callback):
 
     def _total_steps(self, trainer: Trainer) -> int:
         if self.total_steps is not None or not self._course.drop_warmup:
-            return self.total_steps or 1
+            return 1 if self.total_steps is None else self.total_steps
         estimate = trainer.estimated_stepping_batches
         if estimate == float("inf"):
             raise ValueError("drop_warmup is a share of a training without end: give StochasticDepth(total_steps=...)")
