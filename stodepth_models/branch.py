@@ -35,25 +35,31 @@ def call_with_one_row(branch: Branch, row: Tensor) -> Tensor:
     itself, scaled.
     """
     frozen: list[nn.Module] = []
+    doubled: list[nn.Module] = []
 
-    def freeze(norm: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-        if not norm.training or inputs[0].numel() != inputs[0].size(1):
+    def prepare(norm: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        if inputs[0].numel() != inputs[0].size(1):
             return None
         if not norm.track_running_stats:
+            doubled.append(norm)
             return (torch.cat([inputs[0], inputs[0]]),)  # alone it would be refused
-        norm.training = False
-        frozen.append(norm)
+        if norm.training:
+            norm.training = False
+            frozen.append(norm)
         return None
 
-    def take_first(norm: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> Tensor:
-        return out[: len(row)]
+    def halve(norm: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> Tensor | None:
+        if norm not in doubled:
+            return None
+        doubled.remove(norm)
+        return out[:1]
 
     norms: list[nn.Module] = [m for root in modules_of(branch) for m in root.modules() if isinstance(m, _BatchNorm)]
     hooks: list[RemovableHandle] = []
     for norm in norms:
-        hooks.append(norm.register_forward_pre_hook(freeze))
+        hooks.append(norm.register_forward_pre_hook(prepare))
         if not norm.track_running_stats:
-            hooks.append(norm.register_forward_hook(take_first))
+            hooks.append(norm.register_forward_hook(halve))
     try:
         return branch(row)
     finally:

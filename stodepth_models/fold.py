@@ -123,9 +123,9 @@ def _scales_by_name(
         own = gates.get(block, [])
         if len(own) != len(scales) and any(scale != 1.0 for scale in scales):
             raise ValueError(
-                f"the source scales {len(scales)} branches of {name or 'the model'} in evaluation, "
-                f"by {', '.join(f'{scale:g}' for scale in scales)}, and {len(own)} of them are stochastic here; for a "
-                "plain model, load into a stochastic one and use to_torchvision"
+                f"the source scales {name or 'the model'} by {', '.join(f'{scale:g}' for scale in scales)} in "
+                f"evaluation, and the model has {len(own)} stochastic branches there, not {len(scales)}; for a plain "
+                "model, load into a stochastic one and use to_torchvision"
             )
         found.update({(block, gate): scale for gate, scale in zip(own, scales, strict=False)})
     return [found.get((block, gate), 1.0) for _, block, gate in blocks]

@@ -216,7 +216,7 @@ def _shapes(model: nn.Module) -> dict[str, Any]:
 
 def _layers(model: nn.Module) -> dict[str, Any]:
     """What each layer without parts computes in evaluation, as far as its class and ``repr`` say."""
-    layers = {name: module for name, module in model.named_modules() if not any(module.children())}
+    layers = {name: module for name, module in model.named_modules() if next(module.children(), None) is None}
     return {name: _what(layer) for name, layer in layers.items() if not isinstance(layer, StochasticGate)}
 
 

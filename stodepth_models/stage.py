@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from .stochastic_gate import StochasticGate
+from .stochastic_gate import StochasticGate, draws_anywhere
 
 __all__ = ["Stage"]
 
@@ -43,7 +43,7 @@ class Stage(nn.Sequential):
         """Return the output of the last block for ``x``, ``(N, C, H, W)``."""
         if isinstance(x, torch.fx.Proxy) or not (self.checkpoint and self.training and torch.is_grad_enabled()):
             return super().forward(x)
-        if torch.compiler.is_compiling() and not any(_draws(module) for module in self.modules()):
+        if torch.compiler.is_compiling() and not draws_anywhere(self):
             for segment in self._segments():  # the compiler counts a batch once, however often it recomputes
                 x = checkpoint(partial(_run, segment), x, use_reentrant=False)
             return x
@@ -65,10 +65,6 @@ def _run(blocks: list[nn.Module], x: Tensor) -> Tensor:
     for block in blocks:
         x = block(x)
     return x
-
-
-def _draws(module: nn.Module) -> bool:
-    return isinstance(module, StochasticGate) and module.draws()
 
 
 def _passes(blocks: list[nn.Module]) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:

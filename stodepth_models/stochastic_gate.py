@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from .eager import EAGER_DEVICES
 from .gates import check_flag, check_probability
 
-__all__ = ["StochasticGate", "is_left_to_eager"]
+__all__ = ["StochasticGate", "draws_anywhere", "is_left_to_eager"]
 
 
 class StochasticGate(nn.Module):
@@ -57,9 +57,14 @@ class StochasticGate(nn.Module):
         return True
 
 
+def draws_anywhere(model: nn.Module) -> bool:
+    """Return whether a forward pass draws a gate.
+
+    The compiler guards on every gate that is asked. The last one survives least, so it is the first to draw.
+    """
+    return any(isinstance(module, StochasticGate) and module.draws() for module in reversed([*model.modules()]))
+
+
 def is_left_to_eager(model: nn.Module, x: Tensor) -> bool:
     """Return whether a compiler should leave the forward pass of a network alone: it draws gates, on a slow device."""
-    if not (torch.compiler.is_compiling() and x.device.type in EAGER_DEVICES):
-        return False
-    # The compiler guards on every gate that is asked. The last one survives least, so it is the first to draw.
-    return any(isinstance(module, StochasticGate) and module.draws() for module in reversed([*model.modules()]))
+    return torch.compiler.is_compiling() and x.device.type in EAGER_DEVICES and draws_anywhere(model)

@@ -154,11 +154,8 @@ def _find_blocks(model: nn.Module, target: str | type[nn.Module] | None) -> list
     blocks = [(name, block) for name, block, cls in _known_blocks(model) if target is None or _matches(cls, target)]
     if not blocks:
         wanted = "a known residual block" if target is None else f"target_layer_name={target!r} among its known blocks"
-        near = (
-            difflib.get_close_matches(target, [*COMPOSER_NAMES, *_names_of(model)], 1)
-            if isinstance(target, str)
-            else []
-        )
+        names = [*COMPOSER_NAMES, *_names_of(model)]
+        near = difflib.get_close_matches(target, names, 1) if isinstance(target, str) else []
         wanted += f", did you mean {near[0]!r}" if near else ""
         raise ValueError(
             f"{type(model).__name__} does not hold {wanted}; {_seen(model)}; known: {known_names()}; "

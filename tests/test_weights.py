@@ -145,7 +145,7 @@ def test_torchvision_sees_the_state_dict_that_it_knows(tmp_path):
     torch.save(model.state_dict(), tmp_path / "ours.pth")
     torchvision.models.resnet18().load_state_dict(torch.load(tmp_path / "ours.pth"))
     with pytest.raises(
-        ValueError, match=r"of layer1\.1 in evaluation, by 0\.928571, and 0 of them are stochastic here; for a plain"
+        ValueError, match=r"scales layer1\.1 by 0\.928571 in evaluation, and the model has 0 stochastic branches there"
     ):
         sdm.load_pretrained(torchvision.models.resnet18(), model.state_dict())
 
@@ -524,7 +524,7 @@ def test_scales_find_their_blocks_by_name(target):
         model = stochastic_at(part, **target)
         sdm.load_pretrained(model, source.state_dict())
         assert_same_function(model, source, x)
-    with pytest.raises(ValueError, match=r"1 branches of layer4\.0 in evaluation, by 0\.7, and 0 of them are"):
+    with pytest.raises(ValueError, match=r"scales layer4\.0 by 0\.7 in evaluation, and the model has 0 stochastic"):
         sdm.load_pretrained(stochastic_at("layer3", **target), source.state_dict())
 
 
