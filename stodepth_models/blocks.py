@@ -19,7 +19,8 @@ class _StochasticBlock(nn.Module):
     """Mixed in before a torchvision block: ``relu(shortcut(x) + gate * branch(x))``.
 
     The gate is the submodule ``residual``, a :class:`StochasticResidual` that starts at survival probability 1. It has
-    no weights: the state dict stays torchvision's.
+    no weights: the state dict stays torchvision's. A block that is dropped for the whole batch returns its input
+    itself where that comes from a ReLU: features caught on either side of it are one tensor, with one gradient.
     """
 
     downsample: nn.Module | None
