@@ -84,12 +84,15 @@ def refuse_collectives(branch: Branch) -> None:
         )
 
 
-def keep_in_ddp_graph(x: Tensor, branch: Branch) -> Tensor:
-    """Give the branch's parameters gradients of zeros where DistributedDataParallel waits for them."""
+def keep_in_ddp_graph(x: Tensor, branch: Branch, alias: bool = False) -> Tensor:
+    """Give the branch's parameters gradients of zeros where DistributedDataParallel waits for them.
+
+    There the result is a copy of ``x``, or with ``alias`` a view.
+    """
     if DistributedDataParallel._get_active_ddp_module() is None:
         return x
     parameters = [p for module in modules_of(branch) for p in module.parameters() if p.requires_grad]
-    return keep_in_graph(x, parameters) if parameters else x
+    return keep_in_graph(x, parameters, alias) if parameters else x
 
 
 def modules_of(branch: Branch) -> list[nn.Module]:

@@ -64,12 +64,17 @@ def add_residual(identity: Tensor, branch: Tensor, scale: float = 1.0, inplace: 
     return out.to(branch.dtype) if inplace else out
 
 
-def keep_in_graph(x: Tensor, parameters: Iterable[Parameter]) -> Tensor:
+def keep_in_graph(x: Tensor, parameters: Iterable[Parameter], alias: bool = False) -> Tensor:
     """Return a copy of ``x`` whose backward pass gives every parameter a gradient of zeros.
 
     DistributedDataParallel waits for the gradients of all parameters; a dropped branch contributes zeros.
+
+    Args:
+        x: any tensor.
+        parameters: what gets the zeros.
+        alias: return a view instead of a copy. Only for callers that write nothing into it, which autograd refuses.
     """
-    return _KeepInGraph.apply(x, *parameters)
+    return _KeepInGraph.apply(x, alias, *parameters)
 
 
 def relu_once(x: Tensor) -> Tensor:
@@ -83,16 +88,16 @@ def relu_once(x: Tensor) -> Tensor:
 
 class _KeepInGraph(Function):
     @staticmethod
-    def forward(x: Tensor, *parameters: Parameter) -> Tensor:
-        return x.clone()
+    def forward(x: Tensor, alias: bool, *parameters: Parameter) -> Tensor:
+        return x.view_as(x) if alias else x.clone()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        ctx.parameters = inputs[1:]
+        ctx.parameters = inputs[2:]
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
-        return grad, *(torch.zeros_like(parameter) for parameter in ctx.parameters)
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return grad, None, *(torch.zeros_like(parameter) for parameter in ctx.parameters)
 
 
 def _is_traced_or_transformed() -> bool:

@@ -182,7 +182,7 @@ class StochasticResidual(StochasticGate):
 
     @torch.compiler.disable
     def _drop(self, branch: Branch, identity: Tensor, relu: bool) -> Tensor:
-        out = keep_in_ddp_graph(self._without_branch(branch, identity), branch)
+        out = keep_in_ddp_graph(self._without_branch(branch, identity), branch, alias=relu)
         return relu_once(out) if relu else out
 
     def _without_branch(self, branch: Branch, identity: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook
+from torch.nn.parallel import DistributedDataParallel
 from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.ops import FrozenBatchNorm2d
 
@@ -52,6 +53,21 @@ def test_a_dropped_block_behind_a_relu_returns_what_it_was_given(mode):
     for _ in range(6):
         x = before(torch.randn(4, 8, 6, 6).relu_().requires_grad_().relu())
         assert dropped(x) is x
+
+
+def test_among_ranks_a_dropped_block_gives_its_weights_zeros_and_copies_nothing(monkeypatch):
+    monkeypatch.setattr(DistributedDataParallel, "_get_active_ddp_module", lambda: object())
+    blocks = [StoDepthBasicBlock(8, 8) for _ in range(2)]
+    for block in blocks:
+        set_survival_probs(block, 0.0)
+    x = torch.randn(4, 8, 6, 6, requires_grad=True).relu()
+    out = blocks[1](blocks[0](x))
+    assert out.data_ptr() == x.data_ptr()
+    (grad,) = torch.autograd.grad(out.square().sum(), x, retain_graph=True)
+    assert torch.equal(grad, 2 * x)
+    out.square().sum().backward()
+    weights = [weight for block in blocks for weight in block.parameters()]
+    assert all(weight.grad is not None and not weight.grad.any() for weight in weights)
 
 
 @pytest.mark.parametrize("mode", MODES)
