@@ -9,7 +9,7 @@ import torch.fx
 from torch import Tensor, nn
 
 from .branch import output_dtype
-from .eager import EAGER_DEVICES, for_any_batch
+from .eager import for_any_batch
 from .layers import StochasticResidual
 from .tracing import trace_as_leaf
 
@@ -73,7 +73,7 @@ class Connection:
     @torch.compiler.disable(recursive=False)  # see StochasticResidual
     def add_gated(self, block: nn.Module, gate: StochasticResidual, x: Tensor) -> Tensor:
         """What :meth:`add` returns, outside of compiled code."""
-        given = x if x.device.type in EAGER_DEVICES else for_any_batch(x)
+        given = for_any_batch(x)
         identity = given if self.identity is None else self.identity(block, given)
         identity = x if identity is given else identity
         return self._finish_eagerly(block, gate, x, identity, gate(partial(self.branch, block), x, identity))

@@ -23,7 +23,10 @@ def for_any_batch(x: Tensor) -> Tensor:
     """Return a view of ``x`` that compiled code takes in any number of rows, so that each number needs no graph.
 
     The mark is on the view alone: on ``x`` it would be seen where ``x`` goes next, and be one more kind of input there.
+    Where nothing is compiled, it is ``x`` itself.
     """
+    if x.device.type in EAGER_DEVICES:
+        return x
     view = x.view_as(x)
     maybe_mark_dynamic(view, 0)
     return view

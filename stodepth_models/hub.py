@@ -74,7 +74,7 @@ class HubModel(
         remote = {key: options.pop(key) for key in REMOTE_OPTIONS if key in options}
         in_folder = Path(source).is_dir()
         try:
-            return super().from_pretrained(source if in_folder else str(source), overrides=options, **remote)
+            return super().from_pretrained(str(source), overrides=options, **remote)
         except json.JSONDecodeError as error:  # before OSError: requests' own is both
             raise CheckpointError(f"{source}/{CONFIG} holds a damaged configuration: {error}") from None
         except HFValidationError:

@@ -88,14 +88,10 @@ def _is_scale(value: Any) -> bool:
     return isinstance(value, float) and 0.0 <= value <= 1.0
 
 
-def with_notes(weights: Mapping[str, Any], scales: Mapping[str, float] | Sequence[float]) -> OrderedDict[str, Any]:
-    """Return the weights as a state dict that notes evaluation scales, by the names of the gates or in their order."""
+def with_notes(weights: Mapping[str, Any], scales: Sequence[float]) -> OrderedDict[str, Any]:
+    """Return the weights as a state dict that notes the evaluation scales of all gates, in forward order."""
     state = OrderedDict(weights)
-    if isinstance(scales, Mapping):
-        metadata: dict[str, Any] = {name: {EVAL_SCALE: scale} for name, scale in scales.items()}
-    else:
-        metadata = {"": {EVAL_SCALES: list(scales)}}
-    state._metadata = metadata  # type: ignore[attr-defined]
+    state._metadata = {"": {EVAL_SCALES: list(scales)}}  # type: ignore[attr-defined]
     return state
 
 

@@ -4,7 +4,7 @@ To add a model, add its file to ``weights/`` and an entry to the index; ``weight
 """
 
 import json
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -69,7 +69,9 @@ class PublishedWeights(WeightsEnum):
         The hash is checked in any case.
         """
         checkpoint = self.read(progress)
-        return with_notes(checkpoint.state_dict, checkpoint.scales or ())
+        scales = checkpoint.scales or []
+        assert not isinstance(scales, Mapping)  # they come from a configuration, which names no gates
+        return with_notes(checkpoint.state_dict, scales)
 
 
 def _fill(members: MutableMapping[str, Any], builder: str) -> None:

@@ -4,6 +4,7 @@ import copy
 import logging
 
 import pytest
+import timm
 import torch
 import torch._dynamo
 from torch._dynamo.utils import counters
@@ -202,14 +203,23 @@ def test_a_last_batch_of_one_image_does_not_use_up_the_recompilations(mode, size
 @pytest.mark.usefixtures("_compiled_branches")
 def test_tensors_of_the_caller_carry_no_mark_of_the_compiler():
     torch.manual_seed(0)
-    block, timm_like = sdm.StoDepthBasicBlock(4, 4), resnet18().layer1[0]
-    sdm.apply_stochastic_depth(timm_like, drop_rate=0.5)
-    for unit, channels in ((block, 4), (timm_like, 64)):
-        unit.residual.survival_prob = 0.5
-        x = torch.randn(4, channels, 3, 3)
+    ours, swapped = sdm.StoDepthBasicBlock(64, 64), timm.create_model("resnet18").layer1[0]
+    sdm.apply_stochastic_depth(swapped)
+    for block in (ours, swapped):
+        sdm.set_survival_probs(block, 0.5)
+        x = torch.randn(4, 64, 3, 3)
         for _ in range(6):
-            out = unit(x)
+            out = block(x)
             assert not [name for tensor in (x, out) for name in vars(tensor) if "dynamo" in name]
+
+
+@pytest.mark.usefixtures("_compiled_branches")
+def test_a_gate_sees_that_the_shortcut_is_the_input():
+    block, seen = timm.create_model("resnet18").layer1[0], []
+    sdm.apply_stochastic_depth(block, "BasicBlock", "sample", 0.5)
+    block.stochastic_residual.register_forward_pre_hook(lambda _, given: seen.append(given[1] is given[2]))
+    block(torch.randn(4, 64, 3, 3))
+    assert seen == [True]
 
 
 def test_recomputed_stages_at_survival_1_are_one_graph_and_count_a_batch_once():

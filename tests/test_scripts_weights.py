@@ -224,7 +224,7 @@ def test_predict_cuts_large_images_and_scales_16_bits_as_evaluation_does(call, p
     ("arguments", "message"),
     [
         (["missing.png"], "there is no file or folder missing.png"),
-        (["photos/more/notes.txt"], "notes.txt cannot be read as an image (cannot identify image file"),
+        (["photos/more/notes.txt"], "notes.txt cannot be read as an image (cannot identify image file)"),
         (["cut.jpg"], "cut.jpg cannot be read as an image ("),
         (["empty"], "empty holds no images"),
         (["grey.jpg", "--top", "0"], "--batch-size and --top must be at least 1"),

@@ -61,7 +61,7 @@ class Progress:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what :meth:`state_dict` gave."""
         for name in asdict(self):
-            setattr(self, name, state.get(name, getattr(self, name)))  # a run may be older than the newest figure
+            setattr(self, name, state[name])
 
 
 def save_parts(parts: Mapping[str, Any]) -> dict[str, Any]:
