@@ -31,17 +31,17 @@ from typing import Any
 
 import torch
 import torchvision
-from _benchmark_limits import executed_share, unavoidable_share
-from _benchmark_measure import compare, in_own_process, interleave, markdown, peak_of, saved_bytes
-from _benchmark_models import FORMATS, baselines, blocks_apart, candidates, images, ours, precision
+from benchmarking.limits import executed_share, unavoidable_share
+from benchmarking.measure import compare, in_own_process, interleave, markdown, peak_of, saved_bytes
+from benchmarking.models import FORMATS, baselines, blocks_apart, candidates, images, ours, precision
 from torch import nn
 from torch._dynamo.utils import counters
 from torch.nn.functional import cross_entropy
 
 import stodepth_models as sdm
-from stodepth_models.eager import EAGER_DEVICES
-from stodepth_models.gates import MODES
-from stodepth_models.hints import SUFFIX, full_name
+from stodepth_models.layers.draw import MODES
+from stodepth_models.layers.eager import EAGER_DEVICES
+from stodepth_models.zoo import SUFFIX, full_name
 
 WARM_UP, COMPILE_WARM_UP = 3, 12  # steps of each model before those that count
 

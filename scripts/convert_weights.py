@@ -17,12 +17,13 @@ import torch
 from torchvision.models import get_model
 
 import stodepth_models as sdm
-from stodepth_models.checkpoints import Checkpoint, write_file
-from stodepth_models.hints import full_name, guess_builder
-from stodepth_models.hub import CONFIG, WEIGHTS, rebuild
-from stodepth_models.recipe import Recorded, describe
-from stodepth_models.sources import read_checkpoint, resolve_source
-from stodepth_models.weights import load_checkpoint
+from stodepth_models.weights.checkpoint import Checkpoint, write_file
+from stodepth_models.weights.config import Recorded, describe
+from stodepth_models.weights.guess import guess_builder
+from stodepth_models.weights.hub import CONFIG, WEIGHTS, rebuild
+from stodepth_models.weights.load import load_checkpoint
+from stodepth_models.weights.sources import read_checkpoint, resolve_source
+from stodepth_models.zoo import full_name
 
 PLAIN = (".pth", ".pt", ".th")
 

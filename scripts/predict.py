@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from torchvision.models import WeightsEnum, get_model, get_model_weights
 from torchvision.transforms._presets import ImageClassification
 
-from stodepth_models.hints import full_name
-from stodepth_models.hub import saved_arguments
-from stodepth_models.images import IMAGES, is_image, open_rgb, resized
-from stodepth_models.published import CifarResNet20_Weights
-from stodepth_models.sources import resolve_source, saved_preprocessing
+from stodepth_models.training.data.images import IMAGES, is_image, open_rgb, resized
+from stodepth_models.weights.hub import saved_arguments
+from stodepth_models.weights.published import CifarResNet20_Weights
+from stodepth_models.weights.sources import resolve_source, saved_preprocessing
+from stodepth_models.zoo import full_name
 
 
 def parse_arguments() -> argparse.Namespace:

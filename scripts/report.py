@@ -5,8 +5,8 @@ import argparse
 from pathlib import Path
 
 from stodepth_models.training.cli import run_script
-from stodepth_models.training.pages import fill_in
-from stodepth_models.training.report import write_report
+from stodepth_models.training.report.page import write_report
+from stodepth_models.training.report.pages import fill_in
 
 
 def main() -> None:

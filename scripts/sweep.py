@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from stodepth_models.training.cli import run_script
-from stodepth_models.training.engine import EXIT_RESUME_ME
+from stodepth_models.training.run.train import EXIT_RESUME_ME
 from stodepth_models.training.slurm import slurm_script
 from stodepth_models.training.sweep import parse_grid, parse_seeds, plan, run_all
 

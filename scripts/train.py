@@ -3,7 +3,7 @@
 
 from stodepth_models.training.cli import parse, run_script
 from stodepth_models.training.config import TrainConfig
-from stodepth_models.training.engine import train
+from stodepth_models.training.run.train import train
 
 
 def main() -> int:

@@ -1,7 +1,12 @@
 """ResNets with stochastic depth (Huang et al., arXiv:1603.09382) that skip the work of dropped blocks for real."""
 
-from .blocks import StoDepthBasicBlock, StoDepthBottleneck
-from .catalog import list_weights
+import sys
+
+from .blocks.conversion import to_torchvision
+from .blocks.fold import fold_rescale
+from .blocks.registry import register_block
+from .blocks.resnet import StoDepthBasicBlock, StoDepthBottleneck
+from .blocks.surgery import apply_stochastic_depth, remove_stochastic_depth
 from .cifar import (
     CifarResNet,
     cifar_resnet18_stodepth_lineardecay,
@@ -17,27 +22,10 @@ from .cifar import (
     cifar_resnet164_stodepth_lineardecay,
     cifar_resnet1202_stodepth_lineardecay,
 )
-from .conversion import to_torchvision
-from .errors import CheckpointError, DownloadError
 from .flops import expected_flops
-from .fold import fold_rescale
-from .functional import drop_path
-from .known_blocks import register_block
-from .layers import DropPath, StochasticResidual
-from .published import (
-    CifarResNet18_Weights,
-    CifarResNet20_Weights,
-    CifarResNet32_Weights,
-    CifarResNet34_Weights,
-    CifarResNet44_Weights,
-    CifarResNet50_Weights,
-    CifarResNet56_Weights,
-    CifarResNet101_Weights,
-    CifarResNet110_Weights,
-    CifarResNet152_Weights,
-    CifarResNet164_Weights,
-    CifarResNet1202_Weights,
-)
+from .layers.functional import drop_path
+from .layers.residual import DropPath, StochasticResidual
+from .layers.whole_block import StochasticDepthBlock
 from .recalibration import recalibrate_bn
 from .resnet import (
     StoDepthResNet,
@@ -53,11 +41,25 @@ from .resnet import (
     wide_resnet101_2_stodepth_lineardecay,
 )
 from .schedules import StochasticDepthProbabilitySchedulerLinear, SurvivalSchedule
-from .surgery import apply_stochastic_depth, remove_stochastic_depth
 from .survival import linear_decay, set_survival_probs, survival_probs, uniform
 from .uncertainty import MCPrediction, mc_predict
-from .weights import load_pretrained
-from .whole_block import StochasticDepthBlock
+from .weights.catalog import list_weights
+from .weights.errors import CheckpointError, DownloadError
+from .weights.load import load_pretrained
+from .weights.published import (
+    CifarResNet18_Weights,
+    CifarResNet20_Weights,
+    CifarResNet32_Weights,
+    CifarResNet34_Weights,
+    CifarResNet44_Weights,
+    CifarResNet50_Weights,
+    CifarResNet56_Weights,
+    CifarResNet101_Weights,
+    CifarResNet110_Weights,
+    CifarResNet152_Weights,
+    CifarResNet164_Weights,
+    CifarResNet1202_Weights,
+)
 
 __all__ = [
     "CheckpointError",
@@ -124,3 +126,14 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
+
+# Pickled models of version 0.1.0 name these modules.
+for _old, _new in {
+    "known_blocks": "blocks.registry",
+    "published": "weights.published",
+    "recipe": "weights.config",
+    "stage": "layers.stage",
+    "whole_block": "layers.whole_block",
+}.items():
+    sys.modules[f"{__name__}.{_old}"] = sys.modules[f"{__name__}.{_new}"]
+del _old, _new

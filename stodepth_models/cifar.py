@@ -9,10 +9,10 @@ from typing import Any
 
 from torchvision.models import WeightsEnum
 
-from . import published
-from .blocks import StoDepthBasicBlock, StoDepthBottleneck
-from .builders import AnySource, StochasticDepth, build, register
+from .blocks.resnet import StoDepthBasicBlock, StoDepthBottleneck
+from .builder import AnySource, StochasticDepth, build, register
 from .cifar_network import CifarResNet, PadShortcut
+from .weights import published
 
 __all__ = [
     "CifarResNet",

@@ -7,12 +7,12 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 from torchvision.models.resnet import conv1x1, conv3x3
 
-from .blocks import StoDepthBasicBlock, StoDepthBottleneck
-from .eager import call_eagerly
-from .gates import check_choice
-from .hub import HubModel
-from .stage import Stage
-from .stochastic_gate import is_left_to_eager
+from .blocks.resnet import StoDepthBasicBlock, StoDepthBottleneck
+from .layers.draw import check_choice
+from .layers.eager import call_eagerly
+from .layers.stage import Stage
+from .layers.stochastic_gate import is_left_to_eager
+from .weights.hub import HubModel
 
 __all__ = ["CifarResNet", "PadShortcut"]
 

@@ -7,12 +7,12 @@ from torch import Tensor
 from torchvision import models as tv
 from torchvision.models import ResNet, WeightsEnum
 
-from .blocks import StoDepthBasicBlock, StoDepthBottleneck
-from .builders import AnySource, StochasticDepth, build, register
-from .eager import call_eagerly
-from .hub import HubModel
-from .stage import Stage
-from .stochastic_gate import is_left_to_eager
+from .blocks.resnet import StoDepthBasicBlock, StoDepthBottleneck
+from .builder import AnySource, StochasticDepth, build, register
+from .layers.eager import call_eagerly
+from .layers.stage import Stage
+from .layers.stochastic_gate import is_left_to_eager
+from .weights.hub import HubModel
 
 __all__ = [
     "StoDepthResNet",

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .gates import check_probability
+from .layers.draw import check_probability
 from .survival import linear_decay, set_survival_probs, survival_probs
 
 __all__ = ["StochasticDepthProbabilitySchedulerLinear", "SurvivalSchedule"]

@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import nn
 
-from .gates import check_choice, check_probability
-from .stochastic_gate import StochasticGate
+from .layers.draw import check_choice, check_probability
+from .layers.stochastic_gate import StochasticGate
 
 __all__ = ["DEPTH_RULES", "linear_decay", "set_survival_probs", "survival_probs", "uniform"]
 

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .layers import DropPath
-from .stochastic_gate import StochasticGate
+from .layers.residual import DropPath
+from .layers.stochastic_gate import StochasticGate
 
 __all__ = ["MCPrediction", "mc_predict"]
 

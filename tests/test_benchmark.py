@@ -13,13 +13,13 @@ import torch
 from torch import nn
 
 import stodepth_models as sdm
-from stodepth_models.eager import EAGER_DEVICES
+from stodepth_models.layers.eager import EAGER_DEVICES
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "scripts"))
 benchmark = importlib.import_module("benchmark")
-measure = importlib.import_module("_benchmark_measure")
-models = importlib.import_module("_benchmark_models")
-limits = importlib.import_module("_benchmark_limits")
+measure = importlib.import_module("benchmarking.measure")
+models = importlib.import_module("benchmarking.models")
+limits = importlib.import_module("benchmarking.limits")
 
 TINY = ["--model", "cifar_resnet20", "--batch-size", "4", "--repeats", "2"]
 FLOAT = 4

@@ -11,8 +11,8 @@ from torch._dynamo.utils import counters
 from torchvision.models import resnet18
 
 import stodepth_models as sdm
-from stodepth_models.eager import EAGER_DEVICES
-from stodepth_models.gates import MODES
+from stodepth_models.layers.draw import MODES
+from stodepth_models.layers.eager import EAGER_DEVICES
 
 # The compiler itself looks at the gradients of what it is handed after a graph break.
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")

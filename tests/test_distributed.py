@@ -8,7 +8,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torchvision.models.convnext import CNBlock
 
 import stodepth_models as sdm
-from stodepth_models.gates import MODES
+from stodepth_models.layers.draw import MODES
 
 
 def _start(rank, store, check):

@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import nn
 
+from ..blocks.surgery import apply_stochastic_depth, check_method
 from ..flops import FlopCount, count_flops
-from ..gates import check_probability
+from ..layers.draw import check_probability
 from ..schedules import SurvivalSchedule
-from ..surgery import apply_stochastic_depth, check_method
 from ..survival import survival_probs
 
 __all__ = ["Course"]

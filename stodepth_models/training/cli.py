@@ -10,7 +10,7 @@ from typing import NoReturn, TypeVar
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
-from .outcome import Diverged, SettingsError
+from .errors import Diverged, SettingsError
 
 __all__ = ["EXIT_BAD_SETTINGS", "EXIT_FAILED", "parse", "run_script"]
 

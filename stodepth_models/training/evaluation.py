@@ -11,17 +11,17 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torchvision.models import get_model_weights
 
-from ..hub import saved_arguments
-from ..sources import Source, resolve_source, saved_preprocessing
+from ..weights.hub import saved_arguments
+from ..weights.sources import Source, resolve_source, saved_preprocessing
 from .config import DataConfig, EvaluateConfig, ModelConfig
-from .data import Data, Split, load_data
-from .folders import Files
-from .loaders import EvaluationBatches
-from .machine import make_accelerator
-from .metrics import evaluate
-from .models import build_model, check_model
-from .outcome import SettingsError
-from .sources import Arrays
+from .data.batches import EvaluationBatches
+from .data.datasets import Data, Split, load_data
+from .data.folders import Files
+from .data.sources import Arrays
+from .errors import SettingsError
+from .run.machine import make_accelerator
+from .run.metrics import evaluate
+from .run.model import build_model, check_model
 
 __all__ = ["evaluate_weights", "report"]
 

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..checkpoints import read_file
 from ..flops import expected_flops
-from ..hints import SUFFIX
-from ..hub import rebuild
+from ..weights.checkpoint import read_file
+from ..weights.hub import rebuild
+from ..zoo import SUFFIX
 from .config import DataConfig, EvaluateConfig, ModelConfig
 from .evaluation import evaluate_weights
-from .outputs import RunFolder
-from .results import flops_share
+from .report.results import flops_share
+from .run.folder import RunFolder
 
 __all__ = ["Origin", "model_table", "publish", "training_table"]
 

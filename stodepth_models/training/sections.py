@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ..hints import full_name
+from ..zoo import full_name
 from .checks import at_least, positive, within
 
 __all__ = ["DATASETS", "DataConfig", "ModelConfig", "OptimConfig"]

@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from .outcome import SettingsError
+from .errors import SettingsError
 from .sweep import Run
 
 __all__ = ["slurm_script"]

@@ -12,10 +12,10 @@ import yaml
 
 from .children import Children
 from .cli import parse
-from .comparison import differences
 from .config import TrainConfig
-from .outcome import SettingsError
-from .outputs import RunFolder
+from .errors import SettingsError
+from .run.comparison import differences
+from .run.folder import RunFolder
 
 __all__ = ["Run", "parse_grid", "parse_seeds", "plan", "run_all"]
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from stodepth_models.training import models
 from stodepth_models.training.cli import EXIT_BAD_SETTINGS, parse
-from stodepth_models.training.comparison import differences
 from stodepth_models.training.config import EvaluateConfig, ModelConfig, TrainConfig
+from stodepth_models.training.run import model as models
+from stodepth_models.training.run.comparison import differences
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 

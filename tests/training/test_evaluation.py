@@ -16,12 +16,12 @@ from sklearn.metrics import log_loss, top_k_accuracy_score
 from torch import nn
 
 from stodepth_models import CifarResNet20_Weights
-from stodepth_models.sources import saved_preprocessing
 from stodepth_models.training.config import DataConfig, EvaluateConfig, ModelConfig, OptimConfig, TrainConfig
-from stodepth_models.training.engine import train
+from stodepth_models.training.errors import SettingsError
 from stodepth_models.training.evaluation import evaluate_weights, report
-from stodepth_models.training.metrics import evaluate
-from stodepth_models.training.outcome import SettingsError
+from stodepth_models.training.run.metrics import evaluate
+from stodepth_models.training.run.train import train
+from stodepth_models.weights.sources import saved_preprocessing
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 

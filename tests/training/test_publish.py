@@ -10,13 +10,13 @@ import torch
 from safetensors.torch import load_file
 
 import stodepth_models as sdm
-from stodepth_models import published
 from stodepth_models.training.config import DataConfig, ModelConfig, TrainConfig
-from stodepth_models.training.engine import train
-from stodepth_models.training.pages import fill_in
 from stodepth_models.training.publish import Origin, model_table, publish, training_table
-from stodepth_models.training.records import collect
-from stodepth_models.training.report import write_report
+from stodepth_models.training.report.page import write_report
+from stodepth_models.training.report.pages import fill_in
+from stodepth_models.training.report.records import collect
+from stodepth_models.training.run.train import train
+from stodepth_models.weights import published
 
 ORIGIN = Origin("configs/made_up.yaml", "0123abc", "2 CPU cores", "noise.")
 

@@ -15,9 +15,9 @@ import pytest
 
 from stodepth_models.training.cli import parse
 from stodepth_models.training.config import TrainConfig
-from stodepth_models.training.data import load_data
-from stodepth_models.training.outcome import SettingsError
-from stodepth_models.training.outputs import RunFolder
+from stodepth_models.training.data.datasets import load_data
+from stodepth_models.training.errors import SettingsError
+from stodepth_models.training.run.folder import RunFolder
 from stodepth_models.training.slurm import slurm_script
 from stodepth_models.training.sweep import parse_grid, parse_seeds, plan, run_all
 

@@ -1,0 +1,66 @@
+"""timm's ResNet blocks, with what timm adds to them: attention, anti-aliasing, DropBlock. Imports timm."""
+
+from collections.abc import Callable
+from typing import Any
+
+from timm.layers import CecaModule, EcaModule, EffectiveSEModule, SEModule
+from timm.models.resnet import BasicBlock, Bottleneck
+from torch import Tensor, nn
+
+from .gated import Connection, KnownBlock, Scaling, affine
+
+__all__ = ["TIMM_BLOCKS"]
+
+# Attention that multiplies its input by a function of the input's mean: the layer that sees that mean.
+_MEAN_LAYERS: dict[type[nn.Module], str] = {
+    SEModule: "fc1",
+    EffectiveSEModule: "fc",
+    EcaModule: "conv",
+    CecaModule: "conv",
+}
+
+
+def _basic_branch(block: Any, x: Tensor) -> Tensor:
+    out = block.aa(block.act1(block.drop_block(block.bn1(block.conv1(x)))))
+    return _attend(block, block.bn2(block.conv2(out)))
+
+
+def _bottleneck_branch(block: Any, x: Tensor) -> Tensor:
+    out = block.act1(block.bn1(block.conv1(x)))
+    out = block.aa(block.act2(block.drop_block(block.bn2(block.conv2(out)))))
+    return _attend(block, block.bn3(block.conv3(out)))
+
+
+def _attend(block: Any, out: Tensor) -> Tensor:
+    return out if block.se is None else block.se(out)
+
+
+def _shortcut(block: Any, x: Tensor) -> Tensor:
+    return x if block.downsample is None else block.downsample(x)
+
+
+def _scaling(block: Any, norm: nn.Module) -> Scaling:
+    """Scale the norm; the attention behind it has to see the mean it has always seen."""
+    if block.se is None:
+        return affine(norm)
+    layer = _MEAN_LAYERS.get(type(block.se))
+    if layer is None:
+        raise ValueError(f"it ends in {type(block.se).__name__}, which a scaled input would change")
+    return [*affine(norm), (getattr(block.se, layer).weight, -1)]
+
+
+def _known(branch: Callable[[Any, Tensor], Tensor], activation: str, norm: str) -> KnownBlock:
+    connection = Connection(
+        branch,
+        _shortcut,
+        lambda block, out: getattr(block, activation)(out),
+        inplace=True,
+        scaling=lambda block: _scaling(block, getattr(block, norm)),
+    )
+    return KnownBlock((connection,), mask="drop_path")
+
+
+TIMM_BLOCKS: dict[type[nn.Module], KnownBlock] = {
+    BasicBlock: _known(_basic_branch, "act2", "bn2"),
+    Bottleneck: _known(_bottleneck_branch, "act3", "bn3"),
+}

@@ -1,0 +1,171 @@
+"""What the builders of all families share: checked arguments, weights, and a place in torchvision's registry."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from numbers import Integral
+from os import PathLike
+from typing import Any, TypeVar
+
+from torch import Tensor, nn
+from torchvision.models import WeightsEnum
+from torchvision.models._api import BUILTIN_MODELS
+
+from .layers.draw import MODES, RESCALES, check_choice, check_flag, check_probability
+from .layers.residual import StochasticResidual
+from .layers.stochastic_gate import StochasticGate
+from .survival import DEPTH_RULES, linear_decay, set_survival_probs
+from .weights.config import Recipe, Recorded
+from .weights.load import builder_source, load_checkpoint
+from .weights.names import CLASSIFIER
+from .weights.sources import read_checkpoint
+
+__all__ = ["AnySource", "StochasticDepth", "build", "register"]
+
+Model = TypeVar("Model", bound=Recorded)
+Builder = TypeVar("Builder", bound=Callable[..., nn.Module])
+
+# What `weights` takes beside the builder's enum; real types, for torchvision's registry reads the annotation.
+AnySource = str | PathLike[str] | Mapping[str, Tensor] | None
+
+
+ARGUMENTS = """
+
+    Args:
+        pretrained: load torchvision's ``IMAGENET1K_V1``, in the CIFAR family the weights that ship with this package.
+        prob_0_L: survival probability of the first and of the last residual block, linear between.
+        mult_flag: scale each branch by its survival probability in evaluation, as in the paper; False: no scaling.
+        weights: member of the builder's weights enum or its name, a path, a URL, ``hf://org/repo`` or a state dict,
+            loaded so that evaluation outputs are those of the network it comes from.
+        progress: show a progress bar while downloading.
+        mode: ``"batch"``, one gate a block and step, as in the paper; ``"row"``, one a sample; ``"subset"``, a window
+            of neighbouring rows of nearly constant size.
+        rescale: where the expectation is matched: ``"eval"`` (the paper), ``"train"`` (timm, torchvision) or
+            ``"none"``; None follows ``mult_flag``.
+        depth_rule: ``"inclusive"`` or ``"paper"``, in which the first block is dropped too; see :func:`linear_decay`.
+        sync_gates: all ranks draw the same gates.
+        shortcut: thin CIFAR models only; see :class:`CifarResNet`.
+        **kwargs: ``num_classes`` and whatever else :class:`StoDepthResNet` or :class:`CifarResNet` takes.
+
+    Raises:
+        TypeError: an argument of the wrong type, or one that the network does not take.
+        ValueError: a value that is not allowed, two sources of weights, or weights that do not fit.
+        FileNotFoundError: ``weights`` is a path without a file.
+    """
+
+
+# Keywords of other libraries that mean what this one has under another name.
+SAID_OTHERWISE = {
+    "drop_path_rate": "prob_0_L=(1.0, 1.0 - drop_path_rate), mode='row', rescale='train'",
+    "stochastic_depth_prob": "prob_0_L=(1.0, 1.0 - stochastic_depth_prob), mode='row', rescale='train'",
+    "features_only": "torchvision.models.feature_extraction.create_feature_extractor",
+    "in_chans": "a convolution of your own in place of model.conv1",
+}
+
+
+def register(builder: Builder) -> Builder:
+    """Enter a builder in torchvision's registry under its own name, and document the arguments that all of them take.
+
+    A reload replaces the entry.
+    """
+    if builder.__doc__:  # absent under `python -OO`
+        builder.__doc__ += ARGUMENTS
+    BUILTIN_MODELS[builder.__name__] = builder
+    return builder
+
+
+@dataclass(frozen=True)
+class StochasticDepth:
+    """The stochastic-depth arguments that every builder takes.
+
+    Attributes:
+        prob_0_L: survival probability of the first and of the last residual block, linear between.
+        mult_flag: scale each branch by its survival probability in evaluation, as in the paper; False: no scaling.
+        mode: ``"batch"``, ``"row"`` or ``"subset"``; see :class:`StochasticResidual`.
+        rescale: ``"eval"``, ``"train"`` or ``"none"``; None follows ``mult_flag``: ``"eval"`` or ``"none"``.
+        depth_rule: ``"inclusive"`` or ``"paper"``; see :func:`linear_decay`.
+        sync_gates: all ranks draw the same gates.
+
+    Raises:
+        TypeError: an argument of the wrong type.
+        ValueError: a value that is not allowed, or ``mult_flag=False`` beside ``rescale="eval"``.
+    """
+
+    prob_0_L: tuple[float, float]
+    mult_flag: bool
+    mode: str
+    rescale: str | None
+    depth_rule: str
+    sync_gates: bool
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.prob_0_L, (tuple, list)) or len(self.prob_0_L) != 2:
+            raise ValueError(f"prob_0_L must be a pair of probabilities in [0, 1], got {self.prob_0_L!r}")
+        for value in self.prob_0_L:
+            check_probability("prob_0_L", value)
+        check_flag("mult_flag", self.mult_flag)
+        check_flag("sync_gates", self.sync_gates)
+        check_choice("mode", self.mode, MODES)
+        check_choice("depth_rule", self.depth_rule, DEPTH_RULES)
+        if self.rescale is not None:
+            check_choice("rescale", self.rescale, RESCALES)
+        if self.rescale == "eval" and not self.mult_flag:
+            raise ValueError("mult_flag=False and rescale='eval' contradict each other: give one of them")
+
+    def apply_to(self, model: nn.Module) -> None:
+        """Set every gate of a freshly built model."""
+        gates = [module for module in model.modules() if isinstance(module, StochasticGate)]
+        for gate in gates:
+            gate.sync_gates = self.sync_gates
+            if isinstance(gate, StochasticResidual):
+                gate.mode = self.mode
+                gate.rescale = self.rescale or ("eval" if self.mult_flag else "none")
+        set_survival_probs(model, linear_decay(len(gates), *self.prob_0_L, rule=self.depth_rule))
+
+
+def _check_classes(count: Any) -> None:
+    message = f"num_classes must be a whole number, at least 1, got {count!r}"
+    if isinstance(count, bool) or not isinstance(count, Integral):
+        raise TypeError(message)
+    if count < 1:
+        raise ValueError(message)
+
+
+def build(
+    name: str,
+    architecture: Callable[..., Model],
+    enum: type[WeightsEnum],
+    pretrained: bool,
+    weights: Any,
+    progress: bool,
+    depth: StochasticDepth,
+    options: dict[str, Any],
+) -> Model:
+    """Build a model, give it stochastic depth, and load weights where they are asked for.
+
+    Args:
+        name: name of the builder.
+        architecture: makes the model from ``options``.
+        enum: the builder's published weights.
+        pretrained: load the builder's default weights.
+        weights: member or name of ``enum``, or any source that :func:`load_pretrained` takes.
+        progress: show a progress bar while downloading.
+        depth: checked arguments of stochastic depth.
+        options: keyword arguments of ``architecture``; without ``num_classes``, that of the weights is taken.
+    """
+    check_flag("pretrained", pretrained)
+    for option in SAID_OTHERWISE.keys() & options.keys():
+        raise TypeError(f"{name} takes no {option}: use {SAID_OTHERWISE[option]}")
+    _check_classes(options.get("num_classes", 1))
+    source = builder_source(name, enum, pretrained, weights)
+    model = architecture(**options)  # before anything is read or downloaded: a wrong option is told at once
+    checkpoint = None if source is None else read_checkpoint(source, progress=progress)
+    classes = None if checkpoint is None else checkpoint.num_classes
+    if classes is not None and "num_classes" not in options:
+        options = {"num_classes": classes, **options}
+        if classes != len(model.state_dict()[f"{CLASSIFIER}weight"]):
+            model = architecture(**options)
+    depth.apply_to(model)
+    model.recipe = Recipe(name, options)
+    if checkpoint is not None:
+        load_checkpoint(model, checkpoint)
+    return model

@@ -1,0 +1,167 @@
+"""From settings to the splits of a data set, in memory where the images are small."""
+
+import statistics
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torchvision.transforms.v2.functional import resize
+
+from ..config import DataConfig
+from .folders import Files, decode, find_root, scan, without_unreadable
+from .images import LARGEST_UNCUT, resized, shorter_side
+from .sources import Arrays, read_arrays
+
+__all__ = ["Data", "Split", "load_data"]
+
+_VALID_SIZES = {"cifar10": 5000, "cifar100": 5000, "svhn": 6000}
+_NEVER_FLIPPED = ("digits", "svhn")
+
+Split = Arrays | Files
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set, ready to be trained on.
+
+    Attributes:
+        train: training images, without those held back; None where only others were asked for.
+        valid: images that choices are made on.
+        test: images of the final figure; None where the data set has none.
+        classes: names.
+        image_size: side in pixels.
+        resize: shorter side in pixels that large images are scaled to in evaluation, before the middle is cut out.
+        padding: zero padding in pixels before a random crop.
+        flip: mirror at random.
+        mean: of each channel, ``(3,)``, in [0, 1].
+        std: of each channel, ``(3,)``.
+    """
+
+    train: Split | None
+    valid: Split | None
+    test: Split | None
+    classes: tuple[str, ...]
+    image_size: int
+    resize: int
+    padding: int
+    flip: bool
+    mean: Tensor
+    std: Tensor
+
+
+def load_data(config: DataConfig, split: str | None = None) -> Data:
+    """Read a data set.
+
+    Args:
+        config: settings.
+        split: the images to evaluate, others being left out where they are not needed; None: all, to train on.
+
+    Raises:
+        ValueError: files are missing, damaged or refused, or there is nothing to train or validate on.
+    """
+    if config.name in ("folder", "cinic10", "imagenet"):
+        splits, classes, side = _read_folder(config, split)
+    else:
+        arrays, classes = read_arrays(config)
+        side = config.image_size or arrays["train"].images.shape[1]
+        splits = {name: _resized(split, side) for name, split in arrays.items()}
+    train, valid = splits.get("train"), splits.get("valid")
+    if train is None and split is None:
+        raise ValueError(f"data.root: {config.root} has no train/ folder, only {', '.join(splits)}")
+    if train is not None and valid is None:
+        train, valid = _hold_back(train, config)
+    if train is not None and config.images_per_class is not None:
+        train = _few(train, classes, config.images_per_class, config.split_seed)
+    mean, std = _statistics(train, side, config)
+    padding = config.padding if config.padding is not None else _padding(config.name, side)
+    flip = config.flip if config.flip is not None else config.name not in _NEVER_FLIPPED
+    resize_to = config.resize or resized(side)
+    if resize_to < side:
+        raise ValueError(f"data.resize must be at least the side of {side} pixels that is cut out, got {resize_to}")
+    return Data(train, valid, splits.get("test"), classes, side, resize_to, padding, flip, mean, std)
+
+
+def _padding(name: str, side: int) -> int:
+    """4 pixels for 32, and in proportion for smaller images; none for SVHN, which the paper does not augment."""
+    return 0 if name == "svhn" else min(4, round(side / 8))
+
+
+def _read_folder(config: DataConfig, wanted: str | None) -> tuple[dict[str, Split], tuple[str, ...], int]:
+    files, classes = scan(find_root(config.root.expanduser(), config.cache))
+    side = config.image_size or (32 if config.name == "cinic10" else 224 if config.name == "imagenet" else _side(files))
+    is_standard = config.mean is not None or config.name == "imagenet"  # else the training images are measured
+    if wanted in ("valid", "test") and wanted in files and is_standard:
+        files = {wanted: files[wanted]}
+    if side > LARGEST_UNCUT:
+        # Only a set that may hold damaged images is read through beforehand: it takes as long as an epoch.
+        if config.unreadable == "skip":
+            return {name: without_unreadable(split, "skip") for name, split in files.items()}, classes, side
+        return dict(files), classes, side
+    return {name: Arrays(*decode(split, side, config.unreadable)) for name, split in files.items()}, classes, side
+
+
+def _resized(split: Arrays, side: int) -> Arrays:
+    """The images at another size, as :func:`~.folders.decode` scales files."""
+    if split.images.shape[1] == side:
+        return split
+    parts = [
+        resize(part.permute(0, 3, 1, 2), [side, side], antialias=True).permute(0, 2, 3, 1)
+        for part in split.images.split(1000)  # floating-point copies of all images at once might not fit
+    ]
+    return Arrays(torch.cat(parts), split.labels)
+
+
+def _side(files: dict[str, Files]) -> int:
+    """The middle of the shorter sides of some images, where it is small: a single thumbnail does not decide."""
+    paths = next(iter(files.values())).paths
+    sides = [side for path in paths[:: max(1, len(paths) // 100)] if (side := shorter_side(path)) is not None]
+    sides = sides or [side for path in paths if (side := shorter_side(path)) is not None]
+    if not sides:
+        raise ValueError("no image of the data set can be read")
+    side = statistics.median_low(sides)
+    return side if side <= LARGEST_UNCUT else 224
+
+
+def _hold_back(train: Split, config: DataConfig) -> tuple[Split, Split]:
+    total = len(train.labels)
+    size = config.valid_size or _VALID_SIZES.get(config.name) or max(1, total // 10)
+    if size >= total:
+        raise ValueError(f"data.valid_size must be below the {total} training images, got {size}")
+    order = torch.randperm(total, generator=torch.Generator().manual_seed(config.split_seed))
+    return _take(train, order[size:].sort().values), _take(train, order[:size].sort().values)
+
+
+def _few(train: Split, classes: tuple[str, ...], size: int, seed: int) -> Split:
+    order = torch.randperm(len(train.labels), generator=torch.Generator().manual_seed(seed))
+    chosen = []
+    for label, name in enumerate(classes):
+        of_class = order[train.labels[order] == label][:size]
+        if len(of_class) < size:
+            raise ValueError(f"data.images_per_class={size}: {name} has {len(of_class)} training images")
+        chosen.append(of_class)
+    return _take(train, torch.cat(chosen).sort().values)
+
+
+def _take(split: Split, indices: Tensor) -> Split:
+    if isinstance(split, Files):
+        return Files(tuple(split.paths[i] for i in indices.tolist()), split.labels[indices])
+    return Arrays(split.images[indices], split.labels[indices])
+
+
+def _statistics(train: Split | None, side: int, config: DataConfig) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each channel over the training images, or a sample of large ones."""
+    if config.mean is not None and config.std is not None:
+        return torch.tensor(config.mean), torch.tensor(config.std)
+    if config.name == "imagenet":
+        return torch.tensor((0.485, 0.456, 0.406)), torch.tensor((0.229, 0.224, 0.225))  # torchvision's
+    if train is None:
+        raise ValueError("there are no training images to measure: give data.mean and data.std")
+    if isinstance(train, Files):
+        step = max(1, len(train.paths) // 500)
+        train = Arrays(*decode(Files(train.paths[::step], train.labels[::step]), side, config.unreadable))
+    values = torch.arange(256, dtype=torch.float64) / 255
+    counts = torch.stack([torch.bincount(train.images[..., c].flatten(), minlength=256) for c in range(3)]).double()
+    shares = counts / counts.sum(1, keepdim=True)
+    mean = shares @ values
+    variance = shares @ values.square() - mean.square()
+    return mean.float(), variance.clamp(min=1e-6).sqrt().float()

@@ -1,0 +1,1 @@
+"""Finished runs, grouped and shown as tables, plots and a page."""

@@ -1,0 +1,1 @@
+"""One training run: its model, steps, state, metrics and folder."""

@@ -1,0 +1,216 @@
+"""The loop: steps, epochs, checkpoints. Reads from top to bottom as a run goes."""
+
+import time
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from ...survival import survival_probs
+from ..config import TrainConfig
+from ..data.batches import Batch, TrainBatches
+from ..data.datasets import Data
+from ..data.order import EpochOrder
+from ..errors import Diverged, Interrupted
+from . import checkpoint
+from .folder import RunFolder
+from .machine import any_process, free_group_last
+from .model import Shares, build_model, freeze_stem, prepare_for_training
+from .optim import make_optimizer, make_survival_schedule
+from .signals import StopRequest
+from .state import Progress, get_rng, load_parts, save_parts, seed_gates, set_rng
+from .watch import EpochBar, Speed
+
+__all__ = ["Trainer"]
+
+
+class Trainer:
+    """A model, its optimizer and its data, step by step.
+
+    Args:
+        config: settings.
+        accelerator: device and processes.
+        data: images.
+        folder: where checkpoints go.
+        stop: asked at every step whether to go on.
+    """
+
+    def __init__(
+        self, config: TrainConfig, accelerator: Accelerator, data: Data, folder: RunFolder, stop: StopRequest
+    ) -> None:
+        self.config, self.accelerator, self.data, self.folder, self.stop = config, accelerator, data, folder, stop
+        rank, world = accelerator.process_index, accelerator.num_processes
+        assert data.train is not None  # load_data refuses such data
+        order = EpochOrder(
+            len(data.train.labels), config.batch_size, config.seed, rank, world, config.optim.accumulate
+        )  # fmt: skip
+        self.batches = TrainBatches(data, order, accelerator.device, config.data.workers)
+        self.steps_per_epoch = order.steps
+        torch.manual_seed(config.seed)  # every process builds the same model
+        self.bare = build_model(folder.model(config), len(data.classes))
+        self.shares = Shares(self.bare, data.image_size)
+        self.survival, self.survival_moves_by_step = make_survival_schedule(
+            self.bare, config.model, config.epochs, self.steps_per_epoch
+        )
+        self.bare = prepare_for_training(self.bare, config.model)
+        optimizer, self.scheduler = make_optimizer(self.bare, config.optim, config.epochs, self.steps_per_epoch)
+        self.model: nn.Module
+        self.model, self.optimizer = accelerator.prepare(self.bare, optimizer)
+        free_group_last(self.model)
+        self.progress = Progress()
+        self._note_start()
+        self.saved = time.monotonic()
+        seed_gates(config.seed, rank)
+
+    def train_epoch(self) -> dict[str, float]:
+        """Train to the end of the epoch begun, and return its mean loss, accuracy, time and rate.
+
+        Raises:
+            Interrupted: a signal came; a checkpoint is written.
+            Diverged: the loss is not a number.
+        """
+        progress, speed = self.progress, Speed()
+        self.model.train()
+        freeze_stem(self.bare, self.config.model)
+        self.pending: list[Tensor] = []
+        before, processor_before = progress.epoch_seconds, progress.epoch_processor_seconds
+        show = self.config.progress and self.accelerator.is_main_process
+        bar = EpochBar(progress.epoch + 1, self.config.epochs, self.steps_per_epoch, progress.step_in_epoch, show)
+        try:
+            for batch in self.batches.epoch(progress.epoch, progress.step_in_epoch):
+                self._step(batch)
+                speed.images += batch.size
+                progress.epoch_seconds = before + speed.seconds
+                progress.epoch_processor_seconds = processor_before + speed.processor_seconds
+                self._look(bar, speed)
+        finally:
+            bar.close()
+        loss, right, count, computed = progress.sums
+        return {
+            "loss": loss / count, "top1": right / count, "seconds": progress.epoch_seconds,
+            "processor_seconds": progress.epoch_processor_seconds, "images_per_second": speed.images_per_second,
+            "executed_flops_share": computed / count,
+        }  # fmt: skip
+
+    def _step(self, batch: Batch) -> None:
+        sums = torch.zeros(4, device=self.accelerator.device)
+        smoothing, world = self.config.optim.label_smoothing, self.accelerator.num_processes
+        for number, (images, labels) in enumerate(batch.parts, start=1):
+            last = number == len(batch.parts)
+            with nullcontext() if last else self.accelerator.no_sync(self.model):
+                logits = self.model(images).float()
+                computed = len(labels) * self.shares.executed()
+                # The mean over the global batch: processes may hold different numbers of its images.
+                loss = cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing)
+                self.accelerator.backward(loss * (world / batch.size))
+            right = (logits.detach().argmax(1) == labels).sum()
+            sums += torch.stack([loss.detach(), right, *loss.new_tensor([len(labels), computed])])
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.scheduler.step()
+        self.pending.append(sums)
+        self.progress.step += 1
+        self.progress.step_in_epoch += 1
+        if self.survival is not None and self.survival_moves_by_step:
+            self.survival.step()
+
+    def _look(self, bar: EpochBar, speed: Speed) -> None:
+        """Take stock: of the loss every ``log_steps``, of signals and the clock at every step of a single process."""
+        progress, config = self.progress, self.config
+        last = progress.step_in_epoch == self.steps_per_epoch
+        due = last or progress.step_in_epoch % config.log_steps == 0
+        by_step = config.checkpoint_steps > 0 and progress.step % config.checkpoint_steps == 0
+        if due or by_step:
+            steps = self._collect()
+            loss, right, count, _ = progress.sums
+            probs = survival_probs(self.bare) or [1.0]
+            bar.update(steps, loss / count, right / count, speed.images_per_second, sum(probs) / len(probs))
+        stopping, by_clock = self._agree(due)
+        if not last and (stopping or by_clock or by_step):  # the end of an epoch writes one anyway
+            path = self.save()
+            if stopping:
+                raise Interrupted(f"stopped by {self.stop.name or 'a signal'} at step {progress.step}: saved {path}")
+
+    def heed_signals(self) -> None:
+        """Stop between two epochs, where a checkpoint has just been written.
+
+        Raises:
+            Interrupted: a signal came, and there are epochs left.
+        """
+        stopping, _ = self._agree(due=True)
+        if stopping and self.progress.epoch < self.config.epochs:
+            raise Interrupted(f"stopped by {self.stop.name or 'a signal'} after epoch {self.progress.epoch}")
+
+    def _agree(self, due: bool) -> tuple[bool, ...]:
+        """Whether to stop and whether to save, the same on all processes, which talk about it only when it is due."""
+        if not due and self.accelerator.num_processes > 1:
+            return False, False
+        by_clock = time.monotonic() - self.saved > 60 * self.config.checkpoint_minutes
+        return any_process(self.accelerator, bool(self.stop.name), by_clock)
+
+    def _collect(self) -> int:
+        """Add up the steps since the last call over all processes, and return their number."""
+        if not self.pending:
+            return 0
+        sums = self.accelerator.reduce(torch.stack(self.pending), "sum").double().cpu()
+        self.pending = []
+        wrong = (~sums[:, 0].isfinite()).nonzero()
+        if len(wrong):
+            step = self.progress.step - len(sums) + int(wrong[0]) + 1
+            known = checkpoint.checkpoints(self.folder.checkpoints)
+            raise Diverged(f"the loss is {sums[wrong[0], 0].item()} at step {step}", known[0] if known else None)
+        self.progress.sums = [
+            total + more for total, more in zip(self.progress.sums, sums.sum(0).tolist(), strict=True)
+        ]
+        return len(sums)
+
+    def end_epoch(self) -> None:
+        """Move on to the next epoch."""
+        progress = self.progress
+        progress.flops_share += self.epoch_flops_share()
+        progress.executed_share += progress.sums[3] / progress.sums[2]
+        progress.seconds += progress.epoch_seconds
+        progress.processor_seconds += progress.epoch_processor_seconds
+        progress.epoch += 1
+        progress.step_in_epoch, progress.sums = 0, [0.0] * 4
+        progress.epoch_seconds = progress.epoch_processor_seconds = 0.0
+        # Only now: the epoch was evaluated, and its weights were written, under the probabilities it was trained with.
+        if self.survival is not None and not self.survival_moves_by_step and progress.epoch < self.config.epochs:
+            self.survival.step()
+        self._note_start()
+
+    def epoch_flops_share(self) -> float:
+        """Expected share of the forward FLOPs of the epoch done: probabilities stay within it, or move linearly."""
+        return (self.progress.share_at_start + self.shares.expected()) / 2
+
+    def _note_start(self) -> None:
+        """Remember what the epoch that begins starts with; a run that is resumed within it reports the same."""
+        progress = self.progress
+        progress.share_at_start = self.shares.expected()
+        progress.lr_at_start = float(self.scheduler.get_last_lr()[0])
+        progress.survival_at_start = survival_probs(self.bare)
+
+    def save(self) -> Any:
+        """Write a checkpoint from the main process and return its path; all processes must call."""
+        self._collect()
+        state = save_parts(self._parts()) | {"rng": get_rng(self.accelerator)}
+        self.saved = time.monotonic()
+        if not self.accelerator.is_main_process:
+            return None
+        return checkpoint.save(self.folder.checkpoints, self.progress.step, state)
+
+    def resume(self) -> None:
+        """Go on from the last checkpoint, where there is one."""
+        state = checkpoint.load_last(self.folder.checkpoints, self.accelerator.print)
+        if state is not None:
+            load_parts(self._parts(), state)
+            set_rng(state["rng"], self.accelerator)
+
+    def _parts(self) -> dict[str, Any]:
+        return {
+            "model": self.bare, "optimizer": self.optimizer, "scheduler": self.scheduler, "survival": self.survival,
+            "scaler": self.accelerator.scaler, "progress": self.progress,
+        }  # fmt: skip

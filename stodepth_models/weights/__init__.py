@@ -1,0 +1,1 @@
+"""From a source to a checkpoint, and from a checkpoint into a model."""

@@ -1,0 +1,207 @@
+"""Checkpoint files: read without running what they hold, under this package's names, with their configuration."""
+
+import json
+import logging
+import os
+import pickle
+import re
+import uuid
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from .errors import CheckpointError
+from .names import CLASSIFIER, canonical_names, noted_scales, unwrap
+
+__all__ = ["HEADER", "Checkpoint", "parse_config", "read_config", "read_file", "read_mapping", "write_file"]
+
+HEADER = "stodepth_models"  # entry of a safetensors header that holds our configuration, as JSON
+
+LARGEST_HEADER = 100_000_000  # bytes, of the safetensors format
+
+logger = logging.getLogger("stodepth_models")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Weights under this package's names.
+
+    Attributes:
+        name: where they come from, for messages.
+        state_dict: tensors by name.
+        config: configuration of the model that they were saved from; None where the file has none.
+        categories: names of the classes, where known.
+        notes: evaluation scales of the gates that the state dict notes, see :func:`noted_scales`; None where it notes
+            nothing.
+    """
+
+    name: str
+    state_dict: dict[str, Tensor]
+    config: Mapping[str, Any] | None = None
+    categories: Sequence[str] | None = None
+    notes: Mapping[str, float] | Sequence[float] | None = None
+
+    @property
+    def num_classes(self) -> int | None:
+        """Rows of the classifier; None where there is none."""
+        weight = self.state_dict.get(f"{CLASSIFIER}weight")
+        return None if weight is None or weight.dim() != 2 else len(weight)
+
+    @property
+    def scales(self) -> Mapping[str, float] | Sequence[float] | None:
+        """Evaluation scale of each block, by the name of its gate or in forward order; None for constant depth."""
+        if self.config is None:
+            scales = self.notes or []
+        else:
+            scales = self.config["survival_probs"] if self.config["rescale"] == "eval" else []
+        values = scales.values() if isinstance(scales, Mapping) else scales
+        return None if all(scale == 1.0 for scale in values) else scales
+
+    @property
+    def is_told(self) -> bool:
+        """Whether it is known how the network scaled its branches in evaluation."""
+        return self.config is not None or self.notes is not None
+
+
+def read_file(path: Path, name: str) -> Checkpoint:
+    """Read a safetensors file, or a pickle with ``weights_only=True``; what it is, its first bytes tell.
+
+    Args:
+        path: an existing file.
+        name: what messages call it.
+
+    Raises:
+        CheckpointError: damaged, no checkpoint, or a pickle that would run code.
+        OSError: the file cannot be opened.
+    """
+    with open(path, "rb") as file:
+        head = file.read(16)
+    if not head:
+        raise CheckpointError(f"{name} is empty: download it again")
+    has_header = int.from_bytes(head[:8], "little") <= LARGEST_HEADER  # whose length may begin like a page
+    if head.lstrip()[:1] == b"<" and not has_header:
+        raise CheckpointError(f"{name} is a web page (HTML or XML), not weights: check the address")
+    if head[8:9] == b"{" and head[:4] != b"PK\x03\x04":
+        content, header = _read_safetensors(path, name)
+        return read_mapping(content, name, header or read_config(path))
+    return read_mapping(_read_pickle(path, name), name, read_config(path))
+
+
+def read_mapping(
+    content: Any, name: str, config: Mapping[str, Any] | None = None, categories: Sequence[str] | None = None
+) -> Checkpoint:
+    """Give the weights in ``content`` this package's names.
+
+    Args:
+        content: a state dict, or a training script's nest around one.
+        name: what messages call it.
+        config: configuration of the model that was saved.
+        categories: names of the classes; None: those of the configuration.
+
+    Raises:
+        CheckpointError: there are no weights in it.
+    """
+    state, path = unwrap(content)
+    if not isinstance(state, Mapping):
+        raise CheckpointError(f"{name} must hold a state dict, got a {type(state).__name__}")
+    tensors = {key: value for key, value in state.items() if isinstance(key, str) and isinstance(value, Tensor)}
+    if not tensors:
+        raise CheckpointError(f"{name} must hold named tensors, got the keys {[*state][:10]}")
+    if path:
+        logger.info("%s: weights taken from %r", name, ".".join(path))
+    names = canonical_names(tensors, name)
+    categories = categories or (config or {}).get("categories")
+    weights = {key: tensors[original] for key, original in names.items()}
+    return Checkpoint(name, weights, config, categories, noted_scales(state))
+
+
+def read_config(path: Path) -> Mapping[str, Any] | None:
+    """Return the configuration beside a file that ``save_pretrained`` wrote; None where there is none of ours."""
+    beside = path.with_name("config.json")
+    if path.stem not in ("model", "pytorch_model") or not beside.is_file():
+        return None
+    return parse_config(beside.read_bytes(), str(beside))
+
+
+def write_file(path: Path, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
+    """Write weights as safetensors with their configuration in the header; the file appears whole or not at all.
+
+    The same weights and configuration give the same bytes.
+    """
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+    tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
+    content = _with_sorted_metadata(save(tensors, {"format": "pt", HEADER: json.dumps(config)}))
+    try:
+        partial.write_bytes(content)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _with_sorted_metadata(content: bytes) -> bytes:
+    """A safetensors file with its metadata in alphabetical order: the library's order changes from call to call."""
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    size = -(-len(text) // 8) * 8  # the tensors stay aligned
+    return size.to_bytes(8, "little") + text.ljust(size) + content[start:]
+
+
+def _read_safetensors(path: Path, name: str) -> tuple[dict[str, Tensor], Mapping[str, Any] | None]:
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except Exception as error:  # whatever a damaged header provokes
+        raise CheckpointError(f"{name} is a damaged safetensors file: {error}") from error
+    return tensors, parse_config(metadata[HEADER], name) if HEADER in metadata else None
+
+
+def _read_pickle(path: Path, name: str) -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # remarks on formats of old, which the caller cannot change
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        way_out = "save its state dict alone with torch.save, or as safetensors"
+        if refused := re.search(r"GLOBAL ([\w.]+)", str(error)):
+            raise CheckpointError(
+                f"{name} is refused: it asks to run {refused[1]}, and pickles are read as weights only; {way_out}"
+            ) from None
+        reason = re.search(r"WeightsUnpickler error:\s*(.+)", str(error))
+        told = reason[1] if reason else _first_line(error)
+        raise CheckpointError(f"{name} is damaged or not a checkpoint of weights only: {told}; {way_out}") from None
+    except Exception as error:  # whatever a damaged archive provokes
+        raise CheckpointError(f"{name} is damaged or not a checkpoint: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def parse_config(text: str | bytes, name: str) -> Mapping[str, Any] | None:
+    """Parse a configuration; None for one of another library.
+
+    Raises:
+        CheckpointError: no JSON, or values that are not allowed.
+    """
+    try:
+        config = json.loads(text)
+    except ValueError as error:
+        raise CheckpointError(f"{name} holds a damaged configuration: {error}") from error
+    if not isinstance(config, dict) or "builder" not in config:
+        return None
+    probs = config.get("survival_probs")
+    if not isinstance(probs, list) or not all(type(p) in (int, float) and 0.0 <= p <= 1.0 for p in probs):
+        raise CheckpointError(f"{name}: survival_probs must be a list of probabilities in [0, 1], got {probs!r}")
+    if config.get("rescale") not in ("eval", "train", "none"):
+        raise CheckpointError(f"{name}: rescale must be 'eval', 'train' or 'none', got {config.get('rescale')!r}")
+    return config

@@ -1,0 +1,226 @@
+"""Models that travel: ``save_pretrained``, ``from_pretrained`` and ``push_to_hub``, with a model card."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from huggingface_hub import ModelCard, ModelHubMixin, constants, hf_hub_download
+from huggingface_hub.errors import HFValidationError
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torchvision.models import WeightsEnum, get_model_builder
+
+from ..layers.stochastic_gate import StochasticGate
+from ..survival import set_survival_probs
+from ..zoo import builder_names
+from .checkpoint import parse_config, read_file, write_file
+from .config import Recorded, describe
+from .errors import CheckpointError, DownloadError
+from .load import load_checkpoint
+from .sources import Source, read_checkpoint
+
+__all__ = ["HubModel", "rebuild", "saved_arguments"]
+
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+
+# What a configuration says beside the keyword arguments of its builder; "training" is what scripts/train.py notes.
+BESIDE_ARGUMENTS = ("builder", "survival_probs", "dtype", "callables", "categories", "torch", "training")
+REMOTE_OPTIONS = ("revision", "cache_dir", "force_download", "local_files_only", "token")
+DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
+
+Model = TypeVar("Model", bound="HubModel")
+
+
+class HubModel(
+    Recorded,
+    ModelHubMixin,
+    library_name="stodepth_models",
+    pipeline_tag="image-classification",
+    tags=["stochastic-depth", "resnet", "arxiv:1603.09382"],
+):
+    """Base of the models: huggingface_hub's ``save_pretrained``, ``from_pretrained`` and ``push_to_hub``.
+
+    ``save_pretrained(folder)`` writes ``model.safetensors`` with the configuration in its header, the same
+    ``config.json``, and a model card where the folder has none. ``from_pretrained(folder or "org/repo",
+    **overrides)`` builds the same model, in evaluation mode; ``overrides`` are keyword arguments of its builder, and
+    change no evaluation output.
+    """
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        config = describe(self)
+        _check_rebuilds(self, config, {} if self.recipe is None else self.recipe.callables)
+        write_file(save_directory / WEIGHTS, self.state_dict(), config)
+        (save_directory / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def from_pretrained(cls: type[Model], pretrained_model_name_or_path: str | Path, **options: Any) -> Model:
+        """Build a saved model again, with its weights, in evaluation mode.
+
+        Args:
+            pretrained_model_name_or_path: folder that ``save_pretrained`` wrote, or repository on the Hub.
+            **options: ``revision``, ``token``, ``cache_dir``, ``force_download`` and ``local_files_only`` of
+                ``huggingface_hub``, and keyword arguments of the builder, which take the place of the saved ones and
+                change no evaluation output.
+
+        Raises:
+            CheckpointError: the file is damaged, or ``save_pretrained`` did not write it.
+            DownloadError: neither a folder nor a repository that can be reached.
+            FileNotFoundError: the folder holds no weights.
+            ValueError: an option that is not allowed, or a model of the other family.
+        """
+        source = pretrained_model_name_or_path
+        remote = {key: options.pop(key) for key in REMOTE_OPTIONS if key in options}
+        in_folder = Path(source).is_dir()
+        try:
+            return super().from_pretrained(str(source), overrides=options, **remote)
+        except json.JSONDecodeError as error:  # before OSError: requests' own is both
+            raise CheckpointError(f"{source}/{CONFIG} holds a damaged configuration: {error}") from None
+        except HFValidationError:
+            raise DownloadError(f"{source} is neither a folder nor the name of a repository, org/name") from None
+        except OSError as error:
+            if in_folder:
+                raise
+            why = "HF_HUB_OFFLINE is set, and the cache lacks it" if constants.HF_HUB_OFFLINE else f"{error}"
+            raise DownloadError(
+                f"there is no folder {source}, and the repository of that name cannot be fetched: "
+                f"{type(error).__name__}: {why}"
+            ) from error
+
+    @classmethod
+    def _from_pretrained(
+        cls: type[Model],
+        *,
+        model_id: str,
+        config: Mapping[str, Any] | None = None,
+        **given: Any,  # `overrides`; by the mixin remote options and parts of the configuration
+    ) -> Model:
+        remote = {key: given[key] for key in REMOTE_OPTIONS}
+        in_folder = Path(model_id).is_dir()
+        path = Path(model_id, WEIGHTS) if in_folder else Path(hf_hub_download(model_id, WEIGHTS, **remote))
+        if not path.is_file():
+            raise FileNotFoundError(f"the folder {model_id} holds no {WEIGHTS}")
+        checkpoint = read_file(path, str(path))
+        config = parse_config(json.dumps(config), f"{model_id}/{CONFIG}") or checkpoint.config
+        if config is None:
+            raise CheckpointError(f"{model_id} was not saved by save_pretrained: build a model and use load_pretrained")
+        model = rebuild(config, given["overrides"])
+        if not isinstance(model, cls):
+            raise ValueError(f"{model_id} holds a {type(model).__name__}, use {type(model).__name__}.from_pretrained")
+        _take_dtypes(model, checkpoint.state_dict)
+        load_checkpoint(model, checkpoint)
+        return model.eval()
+
+    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
+        """Return the card that ``save_pretrained`` writes as ``README.md``."""
+        data, config = self._hub_mixin_info.model_card_data, describe(self)
+        return ModelCard(_CARD.format(data=data.to_yaml(), kind=type(self).__name__, **config))
+
+
+_CARD = """---
+{data}
+---
+
+# {builder}
+
+A ResNet with stochastic depth ([arXiv:1603.09382](https://arxiv.org/abs/1603.09382)) for {num_classes} classes.
+In training a residual branch is left out at random (mode `{mode}`, rescale `{rescale}`); the chance to keep it is, from
+the first block to the last, {survival_probs}.
+
+```python
+from stodepth_models import {kind}
+
+model = {kind}.from_pretrained("path/or/repository")
+```
+"""
+
+
+def saved_arguments(builder: str, source: Source) -> dict[str, Any]:
+    """Return the keyword arguments that a builder had for the model whose weights were saved.
+
+    Args:
+        builder: name of the builder that shall load them.
+        source: weights, as :func:`resolve_source` returns them; nothing is known of those that no model of this builder
+            was saved to.
+    """
+    config = None if isinstance(source, WeightsEnum) else read_checkpoint(source, progress=False).config
+    return {} if config is None or config["builder"] != builder else _builder_arguments(config)
+
+
+def rebuild(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> Any:
+    """Build the model that a configuration describes, without its weights.
+
+    Args:
+        config: what :func:`describe` returned.
+        overrides: keyword arguments of the builder that take the place of the configuration's.
+
+    Raises:
+        CheckpointError: the configuration is damaged, or names no builder of this package.
+        ValueError: an override is missing or not allowed.
+    """
+    name = config["builder"]
+    if name not in builder_names():
+        raise CheckpointError(f"the configuration names no builder of this package, got {name!r}")
+    missing = [key for key in config.get("callables", ()) if key not in overrides]
+    if missing:
+        raise ValueError(f"the model was built with its own {', '.join(missing)}: give it to from_pretrained again")
+    given = [key for key in ("weights", "pretrained") if key in overrides]
+    if given:
+        raise ValueError(f"from_pretrained loads the saved weights, got {', '.join(given)} as well")
+    if "depth_rule" in overrides and "prob_0_L" not in overrides:
+        raise ValueError("depth_rule lays a line through prob_0_L: give prob_0_L as well")
+    arguments = _builder_arguments(config)
+    if "mult_flag" in overrides:
+        del arguments["rescale"]
+    try:
+        model = get_model_builder(name)(**{**arguments, **overrides})
+        if "prob_0_L" not in overrides:
+            set_survival_probs(model, config["survival_probs"])
+    except (TypeError, ValueError) as error:
+        if overrides.keys() - config.get("callables", ()):  # then it is the caller's to mend
+            raise
+        raise CheckpointError(f"the configuration is not one of {name}: {error}") from error
+    return model.to(DTYPES.get(config.get("dtype", ""), torch.float32))
+
+
+def _builder_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The keyword arguments of the builder that a configuration holds."""
+    return {key: value for key, value in config.items() if key not in BESIDE_ARGUMENTS}
+
+
+def _take_dtypes(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Give every weight the dtype it was saved with: norms may be more precise than the rest."""
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if name in weights:
+            tensor.data = tensor.data.to(weights[name].dtype)
+
+
+def _check_rebuilds(model: HubModel, config: Mapping[str, Any], callables: Mapping[str, Any]) -> None:
+    """Refuse to save what could not be loaded, such as a model whose layers were replaced after it was built."""
+    with torch.device("meta"):
+        twin = rebuild(config, callables)
+    for what, read in (("weights", _shapes), ("layers", _layers)):
+        ours, theirs = read(model), read(twin)
+        changed = [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)]
+        if changed:
+            raise ValueError(
+                f"{config['builder']} was changed after it was built, from_pretrained could not rebuild it; "
+                f"{len(changed)} {what} differ: {', '.join(changed[:10])}"
+            )
+
+
+def _shapes(model: nn.Module) -> dict[str, Any]:
+    return {name: tensor.shape for name, tensor in model.state_dict().items()}
+
+
+def _layers(model: nn.Module) -> dict[str, Any]:
+    """What each layer without parts computes in evaluation, as far as its class and ``repr`` say."""
+    layers = {name: module for name, module in model.named_modules() if next(module.children(), None) is None}
+    return {name: _what(layer) for name, layer in layers.items() if not isinstance(layer, StochasticGate)}
+
+
+def _what(layer: nn.Module) -> Any:
+    if isinstance(layer, _BatchNorm):  # momentum is for training, and SyncBatchNorm evaluates alike
+        return _BatchNorm, layer.eps, layer.track_running_stats
+    return type(layer), layer.extra_repr().replace("inplace=True", "")

@@ -1,0 +1,177 @@
+"""Loading weights from any source, so that the model computes what the network they come from computed."""
+
+import logging
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import WeightsEnum, get_model_weights
+
+from ..blocks.fold import gated_blocks
+from .checkpoint import Checkpoint
+from .config import Recorded
+from .errors import CheckpointError
+from .guess import guess_builder
+from .names import CLASSIFIER, OPTIONAL, canonical_names
+from .scales import fold_into
+from .sources import Source, read_checkpoint, resolve_source
+
+__all__ = ["builder_source", "load_checkpoint", "load_pretrained"]
+
+LISTED = 10  # keys that a message shows of each kind
+
+logger = logging.getLogger("stodepth_models")
+
+
+def builder_source(builder: str, enum: type[WeightsEnum], pretrained: bool, weights: Any) -> Source | None:
+    """Turn a builder's ``pretrained`` and ``weights`` into one source, or None.
+
+    Raises:
+        ValueError: both are given, nothing is published as the default, or no weights have that name.
+    """
+    if not pretrained:
+        return None if weights is None else resolve_source(weights, enum, builder)
+    if weights is not None:
+        raise ValueError(f"pretrained=True and weights={weights!r} are two sources: give one of them")
+    default = next((name for name in ("IMAGENET1K_V1", "DEFAULT") if name in enum.__members__), None)
+    if default is None:
+        known = ", ".join(f"weights={name!r}" for name in enum.__members__) or "none"
+        raise ValueError(
+            f"pretrained=True: no stochastic-depth weights of {builder} are published yet; weights of others: {known}"
+        )
+    return enum[default]
+
+
+def load_pretrained(
+    model: nn.Module, source: Any, *, strict: bool = True, check_hash: str | bool | None = None
+) -> None:
+    """Load weights so that the model's evaluation outputs are those of the network they come from.
+
+    Where the two scale their residual branches differently in evaluation, the ratio is folded into the last batch norm
+    of each branch. A file of this package, and a state dict of a model with its gates, say how their network scaled
+    them; any other one is of constant depth. ``load_state_dict`` is the literal copy.
+
+    Prefixes (``module.``, ``_orig_mod.``), wrappers (``state_dict``, ``model``, averages first), ``linear`` for ``fc``
+    and ``shortcut`` for ``downsample`` are mapped. Where only the number of classes differs, all but the classifier is
+    loaded, and the log says so.
+
+    Args:
+        model: a model of this package, or any one whose names follow torchvision's ResNets.
+        source: member of a weights enum or its name, path of a ``.safetensors``, ``.pth``, ``.pt`` or ``.th`` file, URL
+            (``http``, ``https``, ``file``), ``hf://org/repo[/file][@revision]``, or a state dict.
+        strict: False: keys that are missing or unexpected are logged instead of refused.
+        check_hash: SHA-256 of the file, or at least its first 8 digits; True: those in its name must hold. None: those
+            in the name of a URL. The hash of weights that ship with this package is checked in any case.
+
+    Raises:
+        CheckpointError: the file is damaged, has another hash, is no checkpoint, or does not fit. The model is left as
+            it was, and no damaged download stays in the cache.
+        DownloadError: network, server or disk.
+        FileNotFoundError: no such file.
+        TypeError: ``model`` or ``source`` is of another kind.
+        ValueError: no weights have that name, or the model scales a branch by 0 that the source uses.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    bare = _unwrapped(model)
+    recipe = bare.recipe if isinstance(bare, Recorded) else None
+    enum = None if recipe is None else get_model_weights(recipe.builder)
+    owner = type(bare).__name__ if recipe is None else recipe.builder
+    found = resolve_source(source, enum, owner)
+    load_checkpoint(model, read_checkpoint(found, check_hash=check_hash), strict)
+
+
+def load_checkpoint(model: nn.Module, checkpoint: Checkpoint, strict: bool = True) -> None:
+    """Load what has been read; see :func:`load_pretrained`."""
+    held, bare = model.state_dict(), _unwrapped(model)
+    names = canonical_names(held, "the model")
+    target = {key: held[key] for key in names.values()}
+    state = {names.get(key, key): tensor for key, tensor in checkpoint.state_dict.items()}
+    classifier = _other_classifier(names, target, state)
+    for key in classifier:
+        state.pop(key, None)
+    _check_fit(checkpoint, target, state, classifier, strict)
+    state = {key: _checked(key, tensor, target[key], checkpoint.name) for key, tensor in state.items() if key in target}
+    _warn_of_nan(state, checkpoint.name)
+    if not checkpoint.is_told and any(gate.eval_scale != 1.0 for _, _, gate in gated_blocks(model)):
+        logger.warning(
+            "%s does not say how its network scales its branches and is taken for constant depth; for the weights of a "
+            "stochastic-depth network of these survival probabilities, use load_state_dict",
+            checkpoint.name,
+        )
+    state = fold_into(state, model, checkpoint.scales)
+    if classifier:
+        why = "the number of classes differs" if classifier[0] in target else "the model has none of its own"
+        logger.warning("%s: all but the classifier is loaded, %s", checkpoint.name, why)
+    elif isinstance(bare, Recorded):
+        bare.categories = checkpoint.categories
+    model.load_state_dict(state, strict=False)
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """The model within ``torch.compile``, data parallelism and averages."""
+    inner = getattr(model, "_orig_mod", getattr(model, "module", None))
+    return model if isinstance(model, Recorded) or not isinstance(inner, nn.Module) else _unwrapped(inner)
+
+
+def _other_classifier(names: Mapping[str, str], target: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
+    """Names of the classifier's weights, if it differs from the file's in the number of classes alone."""
+    ours = [names.get(f"{CLASSIFIER}{part}", f"{CLASSIFIER}{part}") for part in ("weight", "bias")]
+    weight, given = target.get(ours[0]), state.get(ours[0])
+    if given is None or weight is None:
+        return ours if weight is None and given is not None else []
+    return ours if given.shape[:1] != weight.shape[:1] and given.shape[1:] == weight.shape[1:] else []
+
+
+def _check_fit(
+    checkpoint: Checkpoint,
+    target: Mapping[str, Tensor],
+    state: Mapping[str, Tensor],
+    classifier: list[str],
+    strict: bool,
+) -> None:
+    missing = [k for k in target if k not in state and k not in classifier and not k.endswith(OPTIONAL)]
+    unexpected = [k for k in state if k not in target]
+    shapes = [
+        f"{k} {tuple(v.shape)}, the model has {tuple(target[k].shape)}"
+        for k, v in state.items()
+        if k in target and v.shape != target[k].shape
+    ]
+    found = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
+    report = "".join(
+        f"\n  {len(keys)} {kind}: {', '.join(keys[:LISTED])}{', ...' if len(keys) > LISTED else ''}"
+        for kind, keys in found.items()
+        if keys
+    )
+    if shapes or (report and strict):
+        raise CheckpointError(f"{checkpoint.name} does not fit the model{_hint(checkpoint)}{report}")
+    if report:
+        logger.warning("%s: loaded in part%s", checkpoint.name, report)
+
+
+def _hint(checkpoint: Checkpoint) -> str:
+    guess = guess_builder(checkpoint.state_dict)
+    if guess is None:
+        return ""
+    options = "".join(f" with {key}={value!r}" for key, value in guess[1].items())
+    return f": its keys match {guess[0]}{options}"
+
+
+def _checked(key: str, tensor: Tensor, target: Tensor, name: str) -> Tensor:
+    """The tensor in the dtype of the model's, so that nothing is rounded before a scale is folded in."""
+    plain = tensor.layout == torch.strided and not tensor.is_meta and not tensor.is_quantized
+    if not plain or tensor.is_complex() or (target.is_floating_point() and not tensor.is_floating_point()):
+        raise CheckpointError(f"{name}: {key} must be a dense tensor of {target.dtype}, got {tensor.dtype}")
+    return tensor.to(target.dtype)
+
+
+def _warn_of_nan(state: Mapping[str, Tensor], name: str) -> None:
+    bad = {k: int((~v.isfinite()).sum()) for k, v in state.items() if v.is_floating_point() and not v.isfinite().all()}
+    if bad:
+        warnings.warn(
+            f"{name}: {sum(bad.values())} values in {len(bad)} of {len(state)} tensors are nan or infinite, "
+            f"first in {next(iter(bad))}",
+            stacklevel=4,
+        )

@@ -1,0 +1,121 @@
+"""Names of weights: how other people's files call them, and how this package does."""
+
+import re
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from ..layers.stochastic_gate import EVAL_SCALE
+from .errors import CheckpointError
+
+__all__ = [
+    "CLASSIFIER",
+    "OPTIONAL",
+    "canonical",
+    "canonical_names",
+    "noted_scales",
+    "unwrap",
+    "with_notes",
+]
+
+# Keys under which training scripts nest the weights. Averages come first: they are what such scripts evaluate.
+WRAPPERS = (
+    *("state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "ema", "params_ema", "shadow"),
+    *("state_dict", "model_state_dict", "model_state", "model", "network", "net", "module", "weights", "params"),
+)
+
+Rule = tuple[re.Pattern[str], str]
+
+HOLDERS: Rule = (re.compile(r"^(?:(?:model|network|net|backbone)\.)+"), "")  # attributes of Lightning and others
+
+# Applied in this order to every name, of the file and of the model alike.
+RULES: tuple[Rule, ...] = (
+    (re.compile(r"(?:^|(?<=\.))(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."), ""),
+    HOLDERS,
+    (re.compile(r"\.shortcut\."), ".downsample."),
+    (re.compile(r"^(?:linear|classifier)\."), "fc."),
+)
+WITHOUT_HOLDERS = tuple(rule for rule in RULES if rule is not HOLDERS)
+
+COUNTERS = re.compile(r"(?:^|\.)(?:n_averaged|total_ops|total_params)$")  # of averaging and profiling tools
+
+CLASSIFIER = "fc."
+# In the metadata of a state dict: the evaluation scale of a gate, and those of all gates where no gates are named.
+EVAL_SCALES = "eval_scales"
+
+OPTIONAL = "num_batches_tracked"  # files from before PyTorch 0.4.1 have none
+
+
+def unwrap(content: Any) -> tuple[Any, list[str]]:
+    """Return the innermost mapping of weights and the wrapper keys that led there."""
+    path: list[str] = []
+    while isinstance(content, Mapping):
+        inner = next((key for key in WRAPPERS if _holds_tensors(content.get(key))), None)
+        if inner is None:
+            break
+        content = content[inner]
+        path.append(inner)
+    return content, path
+
+
+def _holds_tensors(content: Any) -> bool:
+    """Whether weights lie in a mapping, however deep: an average that was switched off leaves an empty one."""
+    return isinstance(content, Mapping) and any(
+        isinstance(value, Tensor) or _holds_tensors(value) for value in content.values()
+    )
+
+
+def noted_scales(state: Mapping[str, Any]) -> dict[str, float] | list[float] | None:
+    """Return the evaluation scale of each gate that PyTorch's state dict notes; None without notes.
+
+    By the names of the gates, or in forward order where :func:`with_notes` wrote them. A network of constant depth has
+    no gates. Notes are lost where a script copies the weights to a plain dict.
+    """
+    metadata = getattr(state, "_metadata", None)
+    if not isinstance(metadata, Mapping):
+        return None
+    notes = {name: note for name, note in metadata.items() if isinstance(note, Mapping)}
+    listed = notes.get("", {}).get(EVAL_SCALES)
+    if isinstance(listed, list):
+        return listed if all(map(_is_scale, listed)) else None
+    named = {name: note[EVAL_SCALE] for name, note in notes.items() if EVAL_SCALE in note}
+    return named if all(map(_is_scale, named.values())) else None
+
+
+def _is_scale(value: Any) -> bool:
+    return isinstance(value, float) and 0.0 <= value <= 1.0
+
+
+def with_notes(weights: Mapping[str, Any], scales: Sequence[float]) -> OrderedDict[str, Any]:
+    """Return the weights as a state dict that notes the evaluation scales of all gates, in forward order."""
+    state = OrderedDict(weights)
+    state._metadata = {"": {EVAL_SCALES: list(scales)}}  # type: ignore[attr-defined]
+    return state
+
+
+def canonical(name: str, rules: Sequence[Rule] = RULES) -> str:
+    """Return this package's name of a weight: torchvision's, such as ``layer1.0.downsample.0.weight``."""
+    for pattern, replacement in rules:
+        name = pattern.sub(replacement, name)
+    return name
+
+
+def canonical_names(names: Iterable[str], owner: str) -> dict[str, str]:
+    """Map canonical names to the names they come from; counters that are no weights are left out.
+
+    A model can have ``backbone.fc`` beside ``fc``: the attribute that tells the two apart stays in the names.
+
+    Raises:
+        CheckpointError: two names are the same weight.
+    """
+    weights = [name for name in names if not COUNTERS.search(name)]
+    shared = {short for short, count in Counter(map(canonical, weights)).items() if count > 1}
+    originals: dict[str, str] = {}
+    for name in weights:
+        short = canonical(name)
+        known = originals.setdefault(canonical(name, WITHOUT_HOLDERS) if short in shared else short, name)
+        if known != name:
+            raise CheckpointError(f"{owner} holds the same weight twice, as {known!r} and as {name!r}")
+    return originals

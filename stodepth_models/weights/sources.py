@@ -1,0 +1,204 @@
+"""Sources of weights: what a user may name, found and read."""
+
+import difflib
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from http.client import HTTPException
+from os import PathLike
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+from urllib.parse import urlsplit
+
+from torch import Tensor
+from torchvision.models import WeightsEnum, get_weight
+
+from .checkpoint import Checkpoint, read_file, read_mapping
+from .download import HUB_FILES, cached_path, check_sha256, digest_in_name, fetch_hub, fetch_url, is_remote
+from .errors import CheckpointError, DownloadError
+from .published import PublishedWeights
+
+__all__ = ["Preprocessing", "Source", "read_checkpoint", "resolve_source", "saved_preprocessing"]
+
+Source: TypeAlias = WeightsEnum | str | Path | Mapping[str, Tensor]
+
+SUFFIXES = (".safetensors", ".pth", ".pt", ".th", ".bin")
+
+
+def resolve_source(source: Any, enum: type[WeightsEnum] | None, owner: str) -> Source:
+    """Tell what a source is, without reading it.
+
+    Args:
+        source: what the user gave.
+        enum: weights that are published for the model; None: not known.
+        owner: what messages call the model.
+
+    Raises:
+        FileNotFoundError: a path without a file.
+        TypeError: no kind of source, or a member of another model's enum.
+        ValueError: no weights have that name.
+    """
+    if isinstance(source, WeightsEnum):
+        if enum is not None and not isinstance(source, enum):
+            raise TypeError(f"weights of {owner} must come from {enum.__name__}, got {source!r}")
+        return source
+    if isinstance(source, Mapping):
+        return source
+    if isinstance(source, PathLike):
+        return _existing(Path(source))
+    if not isinstance(source, str):
+        raise TypeError(
+            "weights must be a member of a weights enum or its name, a path, a URL (http, https, file or hf) or a "
+            f"state dict, got {type(source).__name__}"
+        )
+    return source if is_remote(source) else _named(source, enum, owner)
+
+
+def _named(source: str, enum: type[WeightsEnum] | None, owner: str) -> Source:
+    """The weights of that name, else the file at that path."""
+    enum_name, _, name = source.rpartition(".")
+    enums = [*PublishedWeights.__subclasses__(), *([] if enum is None else [enum])]
+    for known in enums:
+        if name in known.__members__ and enum_name == known.__name__:
+            return resolve_source(known[name], enum, owner)
+    if enum is not None and source in enum.__members__:
+        return enum[source]
+    if enum is None and re.fullmatch(r"\w+_Weights\.\w+", source):
+        return _from_torchvision(source)
+    if os.sep in source or source.endswith(SUFFIXES) or (source and Path(source).exists()):
+        return _existing(Path(source))
+    if enum is None:
+        raise ValueError(
+            f"no weights {source!r} for {owner}, of which no builder is known: give the whole name, such as "
+            f"'ResNet18_Weights.IMAGENET1K_V1'; a file's name ends in {', '.join(SUFFIXES)}"
+        )
+    members = [*enum.__members__]
+    near = difflib.get_close_matches(source.upper().rpartition(".")[2], members, n=1)
+    raise ValueError(
+        f"no weights {source!r} for {owner}; "
+        + (f"known: {', '.join(members)}" if members else "none are published yet")
+        + (f"; did you mean {near[0]!r}?" if near else "")
+        + ("; a file's name ends in " + ", ".join(SUFFIXES))
+    )
+
+
+def _from_torchvision(source: str) -> WeightsEnum:
+    try:
+        return get_weight(source)
+    except (ValueError, KeyError):
+        raise ValueError(f"no weights {source!r} in torchvision or in this package") from None
+
+
+def _existing(path: Path) -> Path:
+    path = path.expanduser()
+    if path.is_dir():
+        inside = next((path / name for name in HUB_FILES if (path / name).is_file()), None)
+        if inside is None:
+            raise FileNotFoundError(f"the folder {path} holds no weights, looked for {', '.join(HUB_FILES)}")
+        return inside
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    return path
+
+
+def read_checkpoint(source: Source, progress: bool = True, check_hash: str | bool | None = None) -> Checkpoint:
+    """Read the weights of a source that :func:`resolve_source` returned.
+
+    Args:
+        source: the source.
+        progress: show a progress bar while downloading.
+        check_hash: SHA-256 of the file, or at least its first 8 digits; True: those in its name must hold. None: those
+            in the name of a URL. The hash of weights that ship with this package is checked in any case.
+
+    Raises:
+        CheckpointError: damaged, another hash, or no checkpoint. What a download left of it is removed.
+        DownloadError: network, server or disk.
+    """
+    if isinstance(check_hash, str) and isinstance(source, (WeightsEnum, Mapping)):
+        raise ValueError(f"check_hash is for files and URLs, got {check_hash!r} for {type(source).__name__}")
+    if isinstance(source, PublishedWeights):
+        return source.read(progress)
+    if isinstance(source, WeightsEnum):
+        return _read_torchvision(source, progress)
+    if isinstance(source, Mapping):
+        return read_mapping(source, "the state dict")
+    name = str(source)
+    expected = _expected(check_hash, name)
+    if isinstance(source, Path):
+        if expected:
+            check_sha256(source, expected, name)
+        return read_file(source, name)
+    if name.startswith("hf://"):
+        return _read_checked(fetch_hub(name), expected, name)
+    return _read_url(name, expected, progress)
+
+
+class Preprocessing(NamedTuple):
+    """How images are prepared.
+
+    Attributes:
+        side: in pixels.
+        mean: of each channel, in [0, 1].
+        std: of each channel.
+        resize: shorter side, in pixels, that images are scaled to before the middle is cut out; None: as is usual.
+    """
+
+    side: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    resize: int | None = None
+
+
+def saved_preprocessing(source: Source) -> Preprocessing | None:
+    """Return how images were prepared for published weights, or those of a training run; None where it is not known."""
+    if isinstance(source, WeightsEnum):
+        preset = source.transforms()
+        return Preprocessing(preset.crop_size[0], tuple(preset.mean), tuple(preset.std), preset.resize_size[0])
+    config = read_checkpoint(source, progress=False).config or {}
+    saved = config.get("training")
+    if saved is None:
+        return None
+    return Preprocessing(saved["image_size"], tuple(saved["mean"]), tuple(saved["std"]), saved.get("resize"))
+
+
+def _read_checked(path: Path, expected: str | None, name: str) -> Checkpoint:
+    if expected:
+        check_sha256(path, expected, name)
+    return read_file(path, name)
+
+
+def _read_url(url: str, expected: str | None, progress: bool) -> Checkpoint:
+    path = fetch_url(url, expected, progress)
+    try:
+        return read_file(path, url)
+    except CheckpointError:
+        if path == cached_path(url):  # a page or half a file, of which no hash is known
+            path.unlink(missing_ok=True)
+        raise
+
+
+def _read_torchvision(member: WeightsEnum, progress: bool) -> Checkpoint:
+    """Read through torchvision, which checks the hash of what it downloads but not of what it has."""
+    url = member.url
+    if cached_path(url).is_file():
+        fetch_url(url)
+    try:
+        state = member.get_state_dict(progress=progress, check_hash=True, weights_only=True)
+    except (OSError, HTTPException) as error:
+        raise DownloadError(f"{url} cannot be fetched: {type(error).__name__}: {error}") from error
+    except RuntimeError as error:
+        raise CheckpointError(f"{url} cannot be read: {error}") from error
+    checkpoint = read_mapping(state, repr(member), categories=member.meta.get("categories"))
+    return replace(checkpoint, notes=())  # torchvision's networks have no gates
+
+
+def _expected(check_hash: str | bool | None, name: str) -> str | None:
+    if check_hash is None or check_hash is False:
+        return None
+    digest = digest_in_name(urlsplit(name).path if is_remote(name) else name) if check_hash is True else check_hash
+    if not isinstance(digest, str) or not re.fullmatch(r"[0-9a-fA-F]{8,64}", digest):
+        raise ValueError(
+            f"check_hash must be 8 to 64 hexadecimal digits, or True where {name} ends in them, got {check_hash!r}"
+        )
+    return digest

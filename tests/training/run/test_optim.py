@@ -1,0 +1,136 @@
+"""The recipe of a run: learning rates against torch's schedulers, the optimizer and the loss against the settings."""
+
+import dataclasses
+import itertools
+import json
+import math
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import nn
+from torch.nn.functional import cross_entropy
+from torch.optim import SGD
+from torch.optim.lr_scheduler import CosineAnnealingLR, MultiStepLR, OneCycleLR
+
+from stodepth_models.training.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
+from stodepth_models.training.data.datasets import load_data
+from stodepth_models.training.run import steps as run
+from stodepth_models.training.run.folder import RunFolder
+from stodepth_models.training.run.metrics import Figures
+from stodepth_models.training.run.optim import make_optimizer
+from stodepth_models.training.run.signals import StopRequest
+from stodepth_models.training.run.train import train
+from stodepth_models.training.run.trainer import Trainer
+from stodepth_models.weights.checkpoint import read_file
+
+EPOCHS, STEPS = 10, 4
+
+
+def rates(config, epochs=EPOCHS):
+    """Learning rate before each step of a run and after the last."""
+    optimizer, scheduler = make_optimizer(nn.Linear(2, 2), config, epochs, STEPS)
+    return stepped(optimizer, scheduler, epochs * STEPS)
+
+
+def stepped(optimizer, scheduler, steps):
+    found = [optimizer.param_groups[0]["lr"]]
+    for _ in range(steps):
+        optimizer.step()
+        scheduler.step()
+        found.append(optimizer.param_groups[0]["lr"])
+    return found
+
+
+def of_torch(make, steps=EPOCHS * STEPS):
+    optimizer = SGD(nn.Linear(2, 2).parameters(), lr=0.2)
+    return stepped(optimizer, make(optimizer), steps)
+
+
+def test_a_cosine_is_that_of_torch():
+    found = rates(OptimConfig(lr=0.2, schedule="cosine"))
+    assert found == pytest.approx(of_torch(lambda optimizer: CosineAnnealingLR(optimizer, EPOCHS * STEPS)), abs=1e-12)
+    assert (found[0], found[20], found[40]) == pytest.approx((0.2, 0.1, 0.0))
+
+
+def test_steps_are_those_of_torch():
+    found = rates(OptimConfig(lr=0.2, schedule="step", milestones=(5, 8), gamma=0.5))
+    assert found == pytest.approx(of_torch(lambda optimizer: MultiStepLR(optimizer, [5 * STEPS, 8 * STEPS], gamma=0.5)))
+    assert (found[19], found[20], found[31], found[32]) == pytest.approx((0.2, 0.1, 0.1, 0.05))
+
+
+def test_one_cycle_rises_on_a_line_and_falls_on_a_cosine_as_those_of_torch():
+    found, steps = rates(OptimConfig(lr=0.2, schedule="onecycle")), EPOCHS * STEPS
+    peak = 3 * STEPS  # of torch's total, the last step included, so that both end at the same step
+    cycle = {"max_lr": 0.2, "total_steps": steps + 1, "pct_start": (peak + 1) / (steps + 1), "div_factor": 25}
+    cycle |= {"final_div_factor": 1e12, "cycle_momentum": False}
+    line = of_torch(lambda optimizer: OneCycleLR(optimizer, anneal_strategy="linear", **cycle))
+    cosine = of_torch(lambda optimizer: OneCycleLR(optimizer, anneal_strategy="cos", **cycle))
+    assert found == pytest.approx(line[:peak] + cosine[peak:], abs=1e-9)
+    assert (found[0], found[6], found[peak], found[-1]) == pytest.approx((0.008, 0.104, 0.2, 0.0))
+
+
+def test_a_constant_rate_stays():
+    assert rates(OptimConfig(lr=0.2, schedule="constant")) == [0.2] * (EPOCHS * STEPS + 1)
+
+
+@pytest.mark.parametrize("schedule", ["step", "cosine", "onecycle", "constant"])
+def test_a_warm_up_has_its_own_rate_and_the_schedule_its_own_time(schedule):
+    config = OptimConfig(lr=0.2, schedule=schedule, milestones=(5,), warmup_epochs=2, warmup_lr=0.03)
+    plain = rates(dataclasses.replace(config, warmup_epochs=0))
+    assert rates(config) == pytest.approx([0.03] * (2 * STEPS) + plain[2 * STEPS :])
+
+
+@pytest.mark.parametrize(("nesterov", "dampening"), [(True, 0.0), (False, 0.25)])
+def test_the_optimizer_has_the_settings_and_leaves_out_what_is_frozen(nesterov, dampening):
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    model[0].requires_grad_(False)
+    config = OptimConfig(lr=0.2, momentum=0.8, nesterov=nesterov, dampening=dampening, weight_decay=3e-4)
+    optimizer, _ = make_optimizer(model, config, EPOCHS, STEPS)
+    (group,) = optimizer.param_groups
+    given = {key: group[key] for key in ("initial_lr", "momentum", "nesterov", "dampening", "weight_decay")}
+    assert given == {"initial_lr": 0.2, "momentum": 0.8, "nesterov": nesterov, "dampening": dampening,
+                     "weight_decay": 3e-4}  # fmt: skip
+    assert group["params"] == list(model[1].parameters())
+
+
+def settings(output, **changes):
+    """A run of constant depth, with epochs of 5 steps, on 8x8 pictures."""
+    data = DataConfig(name="fake", fake_images=80, fake_classes=4, image_size=8)
+    config = TrainConfig(model=ModelConfig(prob_0_L=(1.0, 1.0)), data=data, epochs=3, batch_size=16, output=output,
+                         trackers=(), progress=False, stop_at_chance=0, cpu=True)  # fmt: skip
+    return dataclasses.replace(config, **changes)
+
+
+def test_a_step_goes_down_the_smoothed_loss(tmp_path):
+    config = settings(tmp_path, optim=OptimConfig(lr=0.05, schedule="constant", label_smoothing=0.3, weight_decay=0.01))
+    data = load_data(config.data)
+    trainer = Trainer(config, Accelerator(cpu=True), data, RunFolder(tmp_path), StopRequest())
+    model = trainer.bare.train()
+    batch = next(trainer.batches.epoch(0))
+    ((images, labels),) = batch.parts
+    loss = cross_entropy(model(images), labels, label_smoothing=0.3)
+    (gradient,) = torch.autograd.grad(loss, model.fc.weight)
+    before = model.fc.weight.detach().clone()
+    trainer.pending = []
+    trainer._step(batch)
+    assert trainer.pending[0][0].item() == pytest.approx(16 * loss.item(), rel=1e-5)
+    # Nesterov's first step: the gradient with its decay, and momentum times the same.
+    expected = before - 0.05 * (1 + config.optim.momentum) * (gradient + 0.01 * before)
+    torch.testing.assert_close(model.fc.weight.detach(), expected)
+
+
+def test_the_epoch_of_the_highest_validation_accuracy_is_kept(tmp_path, monkeypatch):
+    accuracies = itertools.chain((0.2, 0.5, 0.3), itertools.repeat(0.4))
+
+    def evaluate(*_):
+        return Figures(nll=1.0, top1=next(accuracies), top5=1.0, ece=0.0, count=16)
+
+    monkeypatch.setattr(run, "evaluate", evaluate)
+    assert train(settings(tmp_path)) == 0
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert (result["best_epoch"], result["best_valid_error"]) == (2, pytest.approx(50.0))
+    kept = {name: read_file(tmp_path / f"{name}.safetensors", name) for name in ("best", "last")}
+    assert {name: file.config["training"]["epoch"] for name, file in kept.items()} == {"best": 2, "last": 3}
+    assert not torch.equal(kept["best"].state_dict["fc.weight"], kept["last"].state_dict["fc.weight"])
+    assert math.isclose(result["test_error_last"], 60.0)
