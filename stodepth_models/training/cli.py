@@ -1,22 +1,35 @@
-"""From a command line and YAML files to a settings object, or to one clear line and an exit code."""
+"""From a command line and YAML files to a settings object, or to one clear line and an exit code.
+
+Every command imports this module first, so it is here that a missing extra ``[train]`` is reported.
+"""
 
 import dataclasses
 import sys
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
-import yaml
-from jsonargparse import ArgumentError, ArgumentParser
-
 from .errors import Diverged, SettingsError
 
-__all__ = ["EXIT_BAD_SETTINGS", "EXIT_FAILED", "parse", "run_script"]
+_EXTRA = ("accelerate", "jsonargparse", "matplotlib", "PIL", "scipy", "sklearn", "tensorboard", "tqdm", "yaml")
+_missing = [name for name in _EXTRA if find_spec(name) is None]
+if _missing:
+    # The package is in no index: its name alone would install nothing, or what somebody else published under it.
+    raise ImportError(
+        f"this command needs {', '.join(_missing)}: pip install -e '.[train]' in a checkout, or "
+        "pip install 'stodepth_models[train] @ git+https://github.com/OWNER/REPO'"
+    )
+
+import yaml  # noqa: E402 - after the check, whose message says what to do
+from jsonargparse import ArgumentError, ArgumentParser  # noqa: E402
 
 EXIT_FAILED = 1
 EXIT_BAD_SETTINGS = 2  # nothing has been done: a setting is wrong
 EXIT_INTERRUPTED = 130  # what shells return after Ctrl-C
+
+_SWITCHES = ("--resume", "--json", "--cpu")
 
 Config = TypeVar("Config")
 
@@ -58,33 +71,42 @@ def run_script(main: Callable[[], int | None]) -> None:
 
 
 def _check_files(words: Sequence[str], config: type) -> None:
-    """Raise a ValueError that names the file, where jsonargparse would speak of its own insides."""
+    """Raise a ValueError that names the file, where jsonargparse would name its own classes."""
     sections = [field.name for field in dataclasses.fields(config) if dataclasses.is_dataclass(field.type)]
     after_flag = [word for flag, word in pairwise(words) if flag == "--config"]
     joined = [word.removeprefix("--config=") for word in words if word.startswith("--config=")]
-    for path in filter(Path.is_file, map(Path, after_flag + joined)):
-        try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeError) as error:
-            raise ValueError(f"{path} is no YAML: {error}") from None
-        if not isinstance(content, dict):
-            raise ValueError(f"{path} must hold settings, one 'name: value' a line, got {content!r:.50}")
-        for name in sections:
-            if name in content and not isinstance(content[name], dict):
-                raise ValueError(f"{path}: {name} must hold settings, one 'name: value' a line, got {content[name]!r}")
+    for path in map(Path, after_flag + joined):
+        if path.is_file():  # jsonargparse names a file that is not there
+            _check_file(path, sections)
+
+
+def _check_file(path: Path, sections: Sequence[str]) -> None:
+    expected = "must hold settings, one 'name: value' a line"
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeError) as error:
+        raise ValueError(f"{path} is no YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} {expected}, got {content!r:.50}")
+    for name in sections:
+        if name in content and not isinstance(content[name], dict):
+            raise ValueError(f"{path}: {name} {expected}, got {content[name]!r}")
 
 
 def _bare_flags(arguments: Sequence[str]) -> list[str]:
     """Let ``--resume`` stand for ``--resume true``: a switch without a value is what people type."""
-    switches = ("--resume", "--json", "--cpu")
-    following = [*arguments, "--"][1:]
-    return [
-        f"{a}=true" if a in switches and f.startswith("--") else a for a, f in zip(arguments, following, strict=True)
-    ]
+    words = []
+    for word, following in pairwise([*arguments, "--"]):
+        if word in _SWITCHES and following.startswith("--"):
+            word = f"{word}=true"
+        words.append(word)
+    return words
 
 
 def _leave(message: str, code: int) -> NoReturn:
-    line = "; ".join(part.strip() for part in message.splitlines() if part.strip())
+    parts = [part.strip() for part in message.splitlines()]
+    line = "; ".join(filter(None, parts))
+    # jsonargparse speaks of parser keys.
     line = line.replace("Parser key ", "setting ").replace(":;", ":")
     print(f"error: {line}", file=sys.stderr)
     sys.exit(code)

@@ -1,13 +1,217 @@
-"""Settings of a run: frozen dataclasses, checked at construction, that the command line and YAML files fill."""
+"""Settings: frozen dataclasses, checked at construction, that the command line and YAML files fill."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from .checks import at_least, positive, within
-from .sections import DataConfig, ModelConfig, OptimConfig
+from ..zoo import full_name
 
-__all__ = ["DataConfig", "EvaluateConfig", "ModelConfig", "OptimConfig", "TrainConfig"]
+DATASETS = Literal[
+    "cifar10", "cifar100", "svhn", "cinic10", "folder", "imagenet", "fashion_mnist", "digits", "fake"
+]  # fmt: skip
+
+# Arguments of the builder that are settings themselves, and the names of those settings.
+_OF_THEIR_OWN = {
+    "pretrained": "weights", "weights": "weights", "prob_0_L": "prob_0_L", "mult_flag": "mult_flag", "mode": "mode",
+    "rescale": "rescale", "depth_rule": "depth_rule", "sync_gates": "sync_gates",
+    "checkpoint_stages": "checkpoint_stages", "num_classes": "num_classes",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network.
+
+    Attributes:
+        name: builder, with or without its suffix ``_stodepth_lineardecay``.
+        prob_0_L: survival probability of the first and of the last block, linear between; ``[1.0, 1.0]`` is constant
+            depth.
+        stoch_depth_probability: one survival probability for all blocks at the start, instead of ``prob_0_L``; moves
+            epoch by epoch, linearly, to ``final_stoch_depth_probability``.
+        final_stoch_depth_probability: survival probability of all blocks in the last epoch, where
+            ``stoch_depth_probability`` is given.
+        ramp_epochs: epochs over which the survival probabilities fall from 1 to the model's own; 0: none.
+        mult_flag: scale branches by their survival probability in evaluation, as in the paper.
+        mode: ``"batch"`` (the paper), ``"row"`` or ``"subset"``.
+        rescale: ``"eval"``, ``"train"`` or ``"none"``; none given: follows ``mult_flag``.
+        depth_rule: ``"inclusive"`` or ``"paper"``.
+        masked: compute every branch and zero rows of it, as timm does: the baseline of comparisons. Needs ``mode=row``
+            and ``rescale=train``.
+        sync_gates: all processes draw the same gates.
+        sync_batchnorm: batch-norm statistics over all processes (GPUs only); needs ``sync_gates``.
+        weights: file, URL or name of weights to start from.
+        num_classes: length of the output; none given: the classes of the data set.
+        frozen_stem: keep the first convolution and its batch norm as they are loaded.
+        checkpoint_stages: recompute activations in the backward pass, to save memory; see :class:`Stage`.
+        options: further arguments of the builder, such as ``shortcut`` or ``zero_init_residual``.
+    """
+
+    name: str = "cifar_resnet20_stodepth_lineardecay"
+    prob_0_L: tuple[float, float] = (1.0, 0.5)
+    stoch_depth_probability: float | None = None
+    final_stoch_depth_probability: float = 0.5
+    ramp_epochs: int = 0
+    mult_flag: bool = True
+    mode: Literal["batch", "row", "subset"] = "batch"
+    rescale: Literal["eval", "train", "none"] | None = None
+    depth_rule: Literal["inclusive", "paper"] = "inclusive"
+    masked: bool = False
+    sync_gates: bool = False
+    sync_batchnorm: bool = False
+    weights: str | None = None
+    num_classes: int | None = None
+    frozen_stem: bool = False
+    checkpoint_stages: bool = False
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        try:
+            object.__setattr__(self, "name", full_name(self.name))
+        except ValueError as error:
+            raise ValueError(f"model.name: {error}") from None
+        for value in self.prob_0_L:
+            _within("model.prob_0_L", value, 0.0, 1.0)
+        if self.stoch_depth_probability is not None:
+            _within("model.stoch_depth_probability", self.stoch_depth_probability, 0.0, 1.0)
+        _within("model.final_stoch_depth_probability", self.final_stoch_depth_probability, 0.0, 1.0)
+        _at_least("model.ramp_epochs", self.ramp_epochs, 0)
+        if self.num_classes is not None:
+            _at_least("model.num_classes", self.num_classes, 1)
+        for option in self.options:
+            if option in _OF_THEIR_OWN:
+                raise ValueError(f"model.options.{option} is given as model.{_OF_THEIR_OWN[option]}")
+        self._check_combinations()
+
+    def _check_combinations(self) -> None:
+        has_schedule = self.ramp_epochs > 0 or self.stoch_depth_probability is not None
+        if self.ramp_epochs and self.stoch_depth_probability is not None:
+            raise ValueError("model.ramp_epochs and model.stoch_depth_probability are two schedules: give one of them")
+        if self.masked and (self.mode, self.rescale) != ("row", "train"):
+            raise ValueError(
+                "model.masked=true masks rows and scales in training: add model.mode=row model.rescale=train"
+            )
+        if self.masked and has_schedule:
+            raise ValueError("model.masked=true follows no schedule: leave out the other settings of survival")
+        if self.masked and (self.sync_gates or self.sync_batchnorm):
+            raise ValueError(
+                "model.masked=true draws masks in each process: leave out model.sync_gates and model.sync_batchnorm"
+            )
+        if self.sync_batchnorm and not self.sync_gates:
+            raise ValueError(
+                "model.sync_batchnorm=true would wait for processes that drop the block: add model.sync_gates=true"
+            )
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The images.
+
+    Attributes:
+        name: data set; ``folder`` is any folder or archive with ``train/`` (``valid/``, ``test/``) and in each a
+            folder a class.
+        root: folder that holds the data set or receives its download; for ``folder``, ``cinic10`` and ``imagenet``
+            the folder or archive (.tar, .tar.gz, .tar.xz, .zip) itself.
+        cache: folder that archives are unpacked into, once.
+        download: fetch a torchvision data set that is not in ``root``.
+        valid_size: training images held back for validation where the data set has no such split; none given: 5,000
+            (CIFAR), 6,000 (SVHN), else a tenth.
+        split_seed: chooses the images held back.
+        images_per_class: train on so many images of each class alone, chosen by ``split_seed``; none given: on all.
+        image_size: side in pixels; none given: that of the images up to 64 pixels, else 224.
+        resize: shorter side in pixels that images above 64 pixels are scaled to in evaluation, before the middle is cut
+            out; none given: ``image_size / 0.875``, or in an evaluation what the weights ask for.
+        padding: zero padding in pixels before the random crop of small images; none given: 4, less for
+            images below 32 pixels, 0 for SVHN.
+        flip: mirror at random; none given: yes, except for digits and SVHN.
+        mean: of each channel, in [0, 1]; none given: measured on the training images, or in an evaluation what the
+            weights were trained with, where their file says so.
+        std: of each channel; goes with ``mean``.
+        unreadable: ``"stop"`` at an image that cannot be read, or ``"skip"`` it with a warning.
+        workers: processes that decode large images.
+        label: what tables and plots call the data set; none given: its usual name, or that of ``root``.
+        fake_images: number of images of ``fake``; a fifth as many for validation and for the test.
+        fake_classes: number of classes of ``fake``.
+    """
+
+    name: DATASETS = "cifar10"
+    root: Path = Path("data")
+    cache: Path = Path("~/.cache/stodepth_models")
+    download: bool = True
+    valid_size: int | None = None
+    split_seed: int = 0
+    images_per_class: int | None = None
+    image_size: int | None = None
+    resize: int | None = None
+    padding: int | None = None
+    flip: bool | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    unreadable: Literal["stop", "skip"] = "stop"
+    workers: int = 2
+    label: str | None = None
+    fake_images: int = 500
+    fake_classes: int = 10
+
+    def __post_init__(self) -> None:
+        for name in ("valid_size", "images_per_class", "image_size", "resize", "fake_images", "fake_classes"):
+            if getattr(self, name) is not None:
+                _at_least(f"data.{name}", getattr(self, name), 1)
+        _at_least("data.workers", self.workers, 0)
+        _within("data.split_seed", self.split_seed, 0, 2**31 - 1)
+        if self.padding is not None:
+            _at_least("data.padding", self.padding, 0)
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("data.mean and data.std go together: give both or none")
+        for mean, std in zip(self.mean or (), self.std or (), strict=True):
+            _within("data.mean", mean, 0.0, 1.0)
+            _positive("data.std", std)
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """Stochastic gradient descent and its learning rate.
+
+    Attributes:
+        lr: peak learning rate, for the global batch.
+        schedule: ``"step"`` multiplies by ``gamma`` after each of ``milestones``; ``"cosine"`` falls to 0;
+            ``"onecycle"`` rises for three tenths of the run and falls to 0; ``"constant"``.
+        milestones: epochs.
+        gamma: factor at a milestone.
+        warmup_epochs: epochs at ``warmup_lr`` before the schedule counts; it keeps its own time.
+        warmup_lr: learning rate in those epochs.
+        momentum: of SGD.
+        nesterov: Nesterov's momentum.
+        dampening: of the momentum; 0 with ``nesterov``.
+        weight_decay: L2 penalty on all parameters.
+        label_smoothing: share of the target spread over all classes.
+        accumulate: micro-batches a step; the global batch is split into them.
+    """
+
+    lr: float = 0.1
+    schedule: Literal["step", "cosine", "onecycle", "constant"] = "cosine"
+    milestones: tuple[int, ...] = ()
+    gamma: float = 0.1
+    warmup_epochs: int = 0
+    warmup_lr: float = 0.01
+    momentum: float = 0.9
+    nesterov: bool = True
+    dampening: float = 0.0
+    weight_decay: float = 1e-4
+    label_smoothing: float = 0.0
+    accumulate: int = 1
+
+    def __post_init__(self) -> None:
+        _positive("optim.lr", self.lr)
+        _positive("optim.gamma", self.gamma)
+        _positive("optim.warmup_lr", self.warmup_lr)
+        _within("optim.momentum", self.momentum, 0.0, 1.0)
+        _within("optim.dampening", self.dampening, 0.0, 1.0)
+        _within("optim.label_smoothing", self.label_smoothing, 0.0, 1.0)
+        _at_least("optim.weight_decay", self.weight_decay, 0)
+        _at_least("optim.warmup_epochs", self.warmup_epochs, 0)
+        _at_least("optim.accumulate", self.accumulate, 1)
+        if self.nesterov and (self.momentum == 0 or self.dampening != 0):
+            raise ValueError("optim.nesterov=true needs optim.momentum above 0 and optim.dampening=0")
 
 
 @dataclass(frozen=True)
@@ -56,10 +260,10 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name, least in {"epochs": 1, "batch_size": 2, "checkpoint_steps": 0, "stop_at_chance": 0}.items():
-            at_least(name, getattr(self, name), least)
-        at_least("log_steps", self.log_steps, 1)
-        within("seed", self.seed, 0, 2**31 - 1)
-        positive("checkpoint_minutes", self.checkpoint_minutes)
+            _at_least(name, getattr(self, name), least)
+        _at_least("log_steps", self.log_steps, 1)
+        _within("seed", self.seed, 0, 2**31 - 1)
+        _positive("checkpoint_minutes", self.checkpoint_minutes)
         if self.optim.warmup_epochs >= self.epochs:
             raise ValueError(f"optim.warmup_epochs must be below epochs={self.epochs}, got {self.optim.warmup_epochs}")
         if self.model.ramp_epochs > self.epochs:
@@ -89,4 +293,22 @@ class EvaluateConfig:
     json: bool = False
 
     def __post_init__(self) -> None:
-        at_least("batch_size", self.batch_size, 1)
+        _at_least("batch_size", self.batch_size, 1)
+
+
+def _at_least(name: str, value: float, least: float) -> None:
+    """Raise a ValueError unless ``value`` is at least ``least``."""
+    if not value >= least:  # `not ...` also refuses nan
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
+def _positive(name: str, value: float) -> None:
+    """Raise a ValueError unless ``value`` is above 0."""
+    if not value > 0:
+        raise ValueError(f"{name} must be above 0, got {value}")
+
+
+def _within(name: str, value: float, low: float, high: float) -> None:
+    """Raise a ValueError unless ``value`` is in ``[low, high]``."""
+    if not low <= value <= high:
+        raise ValueError(f"{name} must be in [{low:.10g}, {high:.10g}], got {value}")

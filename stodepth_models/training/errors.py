@@ -2,8 +2,6 @@
 
 from typing import Any
 
-__all__ = ["Diverged", "Interrupted", "SettingsError"]
-
 
 class SettingsError(ValueError):
     """A setting that cannot be used: found before any work is done."""

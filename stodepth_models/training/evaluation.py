@@ -23,8 +23,6 @@ from .run.machine import make_accelerator
 from .run.metrics import evaluate
 from .run.model import build_model, check_model
 
-__all__ = ["evaluate_weights", "report"]
-
 logger = logging.getLogger("stodepth_models")
 
 

@@ -17,8 +17,6 @@ from .evaluation import evaluate_weights
 from .report.results import flops_share
 from .run.folder import RunFolder
 
-__all__ = ["Origin", "model_table", "publish", "training_table"]
-
 
 @dataclass(frozen=True)
 class Origin:

@@ -7,8 +7,6 @@ from pathlib import Path
 from .errors import SettingsError
 from .sweep import Run
 
-__all__ = ["slurm_script"]
-
 
 def slurm_script(runs: Sequence[Run], program: Sequence[str], stop_code: int, log_folder: Path) -> str:
     """Return a SLURM job array with a task a run; a task that is taken from its machine goes back into the queue.

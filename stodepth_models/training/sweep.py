@@ -10,14 +10,11 @@ from typing import Any
 
 import yaml
 
-from .children import Children
 from .cli import parse
 from .config import TrainConfig
 from .errors import SettingsError
-from .run.comparison import differences
-from .run.folder import RunFolder
-
-__all__ = ["Run", "parse_grid", "parse_seeds", "plan", "run_all"]
+from .run.folder import RunFolder, differences
+from .run.signals import ForwardSignals
 
 
 @dataclass(frozen=True)
@@ -126,16 +123,16 @@ def run_all(runs: Sequence[Run], program: Sequence[str], say: Callable[[str], No
         0, the stop code, or 1 where a run failed; the others have been run all the same.
     """
     failed = []
-    with Children() as children:
+    with ForwardSignals() as programs:
         for number, run in enumerate(runs, start=1):
             where = f"[{number}/{len(runs)}] {run.folder}"
             if run.finished:
                 say(f"{where}: finished before")
                 continue
             say(where)
-            code = children.run([*program, *run.arguments])
-            if children.stopped_by or code == stop_code:  # a launcher has a code of its own where the run was stopped
-                say(f"stopped{children.stopped_by and ' by '}{children.stopped_by}: the same command goes on")
+            code = programs.run([*program, *run.arguments])
+            if programs.stopped_by or code == stop_code:  # a launcher has a code of its own where the run was stopped
+                say(f"stopped{programs.stopped_by and ' by '}{programs.stopped_by}: the same command goes on")
                 return stop_code
             if code != 0:
                 failed.append(str(run.folder))

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.archives import ARCHIVES
-from ..run.comparison import same_computation
-from ..run.folder import RunFolder
+from ..run.folder import RunFolder, same_computation
 
 __all__ = ["Record", "flops_share", "read_runs"]
 

@@ -13,8 +13,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..errors import SettingsError
 
-__all__ = ["any_process", "device_name", "free_group_last", "make_accelerator", "peak_memory"]
-
 _SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
 
 

@@ -8,8 +8,6 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-__all__ = ["Figures", "evaluate"]
-
 _BINS = 15
 
 
@@ -57,6 +55,17 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], acceler
         module.training = training
     sums = accelerator.reduce(sums.to(accelerator.device, _widest(accelerator.device)), "sum").cpu().double()
     return _figures(sums)
+
+
+def chance(labels: Tensor) -> float:
+    """Return the accuracy of always naming the commonest class, in [0, 1]."""
+    return (labels.bincount().max() / len(labels)).item()
+
+
+def near_chance(labels: Tensor) -> float:
+    """Return the accuracy that guessing reaches one time in forty: two standard deviations above chance."""
+    level = chance(labels)
+    return level + 2 * (level * (1 - level) / len(labels)) ** 0.5
 
 
 def _sums(logits: Tensor, labels: Tensor) -> Tensor:

@@ -1,21 +1,29 @@
-"""From settings to a model: built, loaded, and made ready to train."""
+"""From settings to a model that is built, loaded and ready to train, with its optimizer and schedules."""
 
 import dataclasses
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim import SGD
+from torch.optim.lr_scheduler import LambdaLR
 from torchvision.models import get_model, get_model_weights
 
+from ...blocks.resnet import StoDepthBasicBlock, StoDepthBottleneck
 from ...flops import count_flops
+from ...layers.functional import drop_path
 from ...layers.stochastic_gate import StochasticGate
+from ...schedules import SurvivalSchedule
 from ...survival import linear_decay, survival_probs
 from ...weights.load import builder_source
-from ..config import ModelConfig
+from ..config import ModelConfig, OptimConfig
 from ..errors import SettingsError
-from .masking import mask_branches
 
-__all__ = ["Shares", "build_model", "check_model", "freeze_stem", "prepare_for_training"]
+_RISE = 0.3  # share of a one-cycle run in which the learning rate rises (Smith and Topin, arXiv:1708.07120)
+_START = 1 / 25  # learning rate at its begin, over the peak
 
 
 def build_model(config: ModelConfig, num_classes: int | None) -> nn.Module:
@@ -76,6 +84,73 @@ def freeze_stem(model: nn.Module, config: ModelConfig) -> None:
     """Keep the stem's batch-norm statistics; to be called after every ``model.train()``."""
     if config.frozen_stem:
         model.bn1.eval()  # type: ignore[union-attr]
+
+
+def mask_branches(model: nn.Module, survival: Sequence[float]) -> None:
+    """Zero random rows of each branch in training and divide the others by their survival probability.
+
+    Args:
+        model: a model of the zoo at constant depth; its weights keep their names.
+        survival: survival probability of each block, in forward order.
+    """
+    blocks = [module for module in model.modules() if isinstance(module, (StoDepthBasicBlock, StoDepthBottleneck))]
+    for block, survival_prob in zip(blocks, survival, strict=True):
+        block.last_norm.register_forward_hook(partial(_mask, survival_prob))
+
+
+def _mask(survival_prob: float, norm: nn.Module, inputs: Any, out: Tensor) -> Tensor:
+    return drop_path(out, survival_prob) if norm.training else out
+
+
+def make_optimizer(
+    model: nn.Module, config: OptimConfig, epochs: int, steps_per_epoch: int
+) -> tuple[SGD, LambdaLR]:  # fmt: skip
+    """Return SGD over the parameters that are not frozen, and a scheduler to step after each of its steps."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = SGD(
+        parameters, lr=config.lr, momentum=config.momentum, dampening=config.dampening,
+        weight_decay=config.weight_decay, nesterov=config.nesterov,
+    )  # fmt: skip
+    return optimizer, LambdaLR(optimizer, lambda step: lr_factor(config, step / steps_per_epoch, epochs))
+
+
+def lr_factor(config: OptimConfig, epoch: float, epochs: int) -> float:
+    """Return the learning rate over its peak.
+
+    Args:
+        config: settings.
+        epoch: epochs done, with their fraction.
+        epochs: of the run.
+    """
+    if epoch < config.warmup_epochs:
+        return config.warmup_lr / config.lr
+    done = min(1.0, epoch / epochs)
+    if config.schedule == "step":
+        return config.gamma ** sum(epoch >= milestone for milestone in config.milestones)
+    if config.schedule == "cosine":
+        return _fall(done)
+    if config.schedule == "onecycle":
+        return _START + (1 - _START) * done / _RISE if done < _RISE else _fall((done - _RISE) / (1 - _RISE))
+    return 1.0
+
+
+def make_survival_schedule(
+    model: nn.Module, config: ModelConfig, epochs: int, steps_per_epoch: int
+) -> tuple[SurvivalSchedule | None, bool]:
+    """Return the schedule of the survival probabilities, None where they stay, and whether it moves at each step.
+
+    ``ramp_epochs`` does; ``stoch_depth_probability`` moves from epoch to epoch.
+    """
+    if config.stoch_depth_probability is not None:
+        start, end = config.stoch_depth_probability, config.final_stoch_depth_probability
+        return SurvivalSchedule(model, max(1, epochs - 1), start=start, end=end), False
+    if config.ramp_epochs:
+        return SurvivalSchedule(model, config.ramp_epochs * steps_per_epoch), True
+    return None, False
+
+
+def _fall(share: float) -> float:
+    return 0.5 * (1 + math.cos(math.pi * share))
 
 
 class Shares:

@@ -1,67 +1,18 @@
-"""All that a run has to remember to go on as if it had never stopped."""
+"""The state of a run, and the checkpoints that keep it: written atomically, the last two kept."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+import io
+import os
+import re
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-__all__ = ["Progress", "get_rng", "load_parts", "save_parts", "seed_gates", "set_rng"]
-
-
-@dataclass
-class Progress:
-    """Where a run stands.
-
-    Attributes:
-        epoch: epochs done.
-        step_in_epoch: optimizer steps done of the epoch begun.
-        step: optimizer steps done in all.
-        sums: loss, right answers, images, and images times their share of the forward FLOPs executed, of the epoch
-            begun, over all processes.
-        epoch_seconds: time spent on the epoch begun.
-        epoch_processor_seconds: processor time of it, over the threads of this process.
-        seconds: time spent on training, without evaluation, in all.
-        processor_seconds: processor time of it, over the threads of this process.
-        share_at_start: expected share of the forward FLOPs executed, as the epoch begun started.
-        lr_at_start: learning rate then.
-        survival_at_start: survival probability of each block then.
-        flops_share: expected share of the forward FLOPs executed, summed over the epochs done.
-        executed_share: share of them that the gates drawn left, summed over the epochs done.
-        best_epoch: epoch of the best validation accuracy, counting from 1; 0 before there is one.
-        best_top1: that accuracy, in [0, 1].
-        epochs_at_chance: epochs in a row at chance accuracy.
-        peak_memory_mib: peak so far, of this process and of those before a resume.
-    """
-
-    epoch: int = 0
-    step_in_epoch: int = 0
-    step: int = 0
-    sums: list[float] = field(default_factory=lambda: [0.0] * 4)
-    epoch_seconds: float = 0.0
-    epoch_processor_seconds: float = 0.0
-    seconds: float = 0.0
-    processor_seconds: float = 0.0
-    share_at_start: float = 1.0
-    lr_at_start: float = 0.0
-    survival_at_start: list[float] = field(default_factory=list)
-    flops_share: float = 0.0
-    executed_share: float = 0.0
-    best_epoch: int = 0
-    best_top1: float = -1.0
-    epochs_at_chance: int = 0
-    peak_memory_mib: float = 0.0
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return plain data."""
-        return asdict(self)
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what :meth:`state_dict` gave."""
-        for name in asdict(self):
-            setattr(self, name, state[name])
+_KEPT = 2
 
 
 def save_parts(parts: Mapping[str, Any]) -> dict[str, Any]:
@@ -95,3 +46,78 @@ def set_rng(states: list[dict[str, Any]], accelerator: Accelerator) -> None:
     torch.set_rng_state(mine["cpu"])
     if "cuda" in mine:
         torch.cuda.set_rng_state(mine["cuda"], accelerator.device)
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Return the checkpoints of a run, newest first."""
+    found = [(int(m[1]), path) for path in folder.glob("*.pt") if (m := re.fullmatch(r"step_(\d+)\.pt", path.name))]
+    return [path for _, path in sorted(found, reverse=True)]
+
+
+def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
+    """Write the checkpoint of a step, then remove all but the last two.
+
+    Args:
+        folder: made where it does not exist.
+        step: optimizer steps done.
+        state: tensors and plain data.
+
+    Raises:
+        OSError: it could not be written; what was there before is intact.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"step_{step:09d}.pt"
+    content = io.BytesIO()  # not into the file: a full disk would surface as an internal error of torch.save
+    torch.save(state, content)
+    try:
+        write_atomically(path, lambda file: file.write(content.getbuffer()))
+    except OSError as error:
+        raise OSError(f"{path} could not be written ({error.strerror}); the checkpoint before is intact") from None
+    for old in checkpoints(folder)[_KEPT:]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def load_last_checkpoint(folder: Path, say: Callable[[str], None]) -> dict[str, Any] | None:
+    """Return the newest checkpoint that can be read, None where there is none.
+
+    Args:
+        folder: of the checkpoints.
+        say: told of each checkpoint that is damaged.
+
+    Raises:
+        ValueError: there are checkpoints, and none of them can be read.
+    """
+    found = checkpoints(folder)
+    for path in found:
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # whatever a damaged archive provokes
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            say(f"checkpoint {path} is damaged ({reason}): trying the one before")
+    if found:
+        raise ValueError(f"no checkpoint in {folder} can be read: remove the folder to start afresh")
+    return None
+
+
+def write_atomically(path: Path, write: Callable[[Any], None]) -> None:
+    """Write a file so that it appears whole or not at all, also when the machine stops.
+
+    Args:
+        path: replaced once the new content is on the disk.
+        write: given an open binary file.
+    """
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with open(partial, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    directory = os.open(path.parent, os.O_RDONLY)  # the new name has to reach the disk too
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

@@ -2,6 +2,7 @@
 
 import time
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,16 +16,28 @@ from ..data.batches import Batch, TrainBatches
 from ..data.datasets import Data
 from ..data.order import EpochOrder
 from ..errors import Diverged, Interrupted
-from . import checkpoint
 from .folder import RunFolder
 from .machine import any_process, free_group_last
-from .model import Shares, build_model, freeze_stem, prepare_for_training
-from .optim import make_optimizer, make_survival_schedule
+from .model import (
+    Shares,
+    build_model,
+    freeze_stem,
+    make_optimizer,
+    make_survival_schedule,
+    prepare_for_training,
+)
+from .progress import EpochBar, Progress, Speed
 from .signals import StopRequest
-from .state import Progress, get_rng, load_parts, save_parts, seed_gates, set_rng
-from .watch import EpochBar, Speed
-
-__all__ = ["Trainer"]
+from .state import (
+    checkpoints,
+    get_rng,
+    load_last_checkpoint,
+    load_parts,
+    save_checkpoint,
+    save_parts,
+    seed_gates,
+    set_rng,
+)
 
 
 class Trainer:
@@ -61,7 +74,7 @@ class Trainer:
         self.model, self.optimizer = accelerator.prepare(self.bare, optimizer)
         free_group_last(self.model)
         self.progress = Progress()
-        self._note_start()
+        self._record_start()
         self.saved = time.monotonic()
         seed_gates(config.seed, rank)
 
@@ -85,7 +98,7 @@ class Trainer:
                 speed.images += batch.size
                 progress.epoch_seconds = before + speed.seconds
                 progress.epoch_processor_seconds = processor_before + speed.processor_seconds
-                self._look(bar, speed)
+                self._check_progress(bar, speed)
         finally:
             bar.close()
         loss, right, count, computed = progress.sums
@@ -117,8 +130,8 @@ class Trainer:
         if self.survival is not None and self.survival_moves_by_step:
             self.survival.step()
 
-    def _look(self, bar: EpochBar, speed: Speed) -> None:
-        """Take stock: of the loss every ``log_steps``, of signals and the clock at every step of a single process."""
+    def _check_progress(self, bar: EpochBar, speed: Speed) -> None:
+        """Check the loss every ``log_steps``; save where the clock, ``checkpoint_steps`` or a signal asks for it."""
         progress, config = self.progress, self.config
         last = progress.step_in_epoch == self.steps_per_epoch
         due = last or progress.step_in_epoch % config.log_steps == 0
@@ -128,24 +141,24 @@ class Trainer:
             loss, right, count, _ = progress.sums
             probs = survival_probs(self.bare) or [1.0]
             bar.update(steps, loss / count, right / count, speed.images_per_second, sum(probs) / len(probs))
-        stopping, by_clock = self._agree(due)
-        if not last and (stopping or by_clock or by_step):  # the end of an epoch writes one anyway
+        stopping, by_clock = self._agree_on_stop(due)
+        if not last and (stopping or by_clock or by_step):  # the end of an epoch writes a checkpoint anyway
             path = self.save()
             if stopping:
                 raise Interrupted(f"stopped by {self.stop.name or 'a signal'} at step {progress.step}: saved {path}")
 
-    def heed_signals(self) -> None:
+    def stop_between_epochs(self) -> None:
         """Stop between two epochs, where a checkpoint has just been written.
 
         Raises:
             Interrupted: a signal came, and there are epochs left.
         """
-        stopping, _ = self._agree(due=True)
+        stopping, _ = self._agree_on_stop(due=True)
         if stopping and self.progress.epoch < self.config.epochs:
             raise Interrupted(f"stopped by {self.stop.name or 'a signal'} after epoch {self.progress.epoch}")
 
-    def _agree(self, due: bool) -> tuple[bool, ...]:
-        """Whether to stop and whether to save, the same on all processes, which talk about it only when it is due."""
+    def _agree_on_stop(self, due: bool) -> tuple[bool, ...]:
+        """Return whether to stop and whether to save: the same on all processes, which communicate only when due."""
         if not due and self.accelerator.num_processes > 1:
             return False, False
         by_clock = time.monotonic() - self.saved > 60 * self.config.checkpoint_minutes
@@ -160,11 +173,9 @@ class Trainer:
         wrong = (~sums[:, 0].isfinite()).nonzero()
         if len(wrong):
             step = self.progress.step - len(sums) + int(wrong[0]) + 1
-            known = checkpoint.checkpoints(self.folder.checkpoints)
-            raise Diverged(f"the loss is {sums[wrong[0], 0].item()} at step {step}", known[0] if known else None)
-        self.progress.sums = [
-            total + more for total, more in zip(self.progress.sums, sums.sum(0).tolist(), strict=True)
-        ]
+            raise Diverged(f"the loss is {sums[wrong[0], 0].item()} at step {step}", self.last_checkpoint())
+        for index, more in enumerate(sums.sum(0).tolist()):
+            self.progress.sums[index] += more
         return len(sums)
 
     def end_epoch(self) -> None:
@@ -180,31 +191,35 @@ class Trainer:
         # Only now: the epoch was evaluated, and its weights were written, under the probabilities it was trained with.
         if self.survival is not None and not self.survival_moves_by_step and progress.epoch < self.config.epochs:
             self.survival.step()
-        self._note_start()
+        self._record_start()
 
     def epoch_flops_share(self) -> float:
         """Expected share of the forward FLOPs of the epoch done: probabilities stay within it, or move linearly."""
         return (self.progress.share_at_start + self.shares.expected()) / 2
 
-    def _note_start(self) -> None:
-        """Remember what the epoch that begins starts with; a run that is resumed within it reports the same."""
+    def _record_start(self) -> None:
+        """Record what the epoch starts with, so that a run that is resumed within it reports the same."""
         progress = self.progress
         progress.share_at_start = self.shares.expected()
         progress.lr_at_start = float(self.scheduler.get_last_lr()[0])
         progress.survival_at_start = survival_probs(self.bare)
 
-    def save(self) -> Any:
+    def last_checkpoint(self) -> Path | None:
+        """Return the path of the newest checkpoint, None where there is none."""
+        return next(iter(checkpoints(self.folder.checkpoints)), None)
+
+    def save(self) -> Path | None:
         """Write a checkpoint from the main process and return its path; all processes must call."""
         self._collect()
         state = save_parts(self._parts()) | {"rng": get_rng(self.accelerator)}
         self.saved = time.monotonic()
         if not self.accelerator.is_main_process:
             return None
-        return checkpoint.save(self.folder.checkpoints, self.progress.step, state)
+        return save_checkpoint(self.folder.checkpoints, self.progress.step, state)
 
     def resume(self) -> None:
         """Go on from the last checkpoint, where there is one."""
-        state = checkpoint.load_last(self.folder.checkpoints, self.accelerator.print)
+        state = load_last_checkpoint(self.folder.checkpoints, self.accelerator.print)
         if state is not None:
             load_parts(self._parts(), state)
             set_rng(state["rng"], self.accelerator)

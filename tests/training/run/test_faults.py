@@ -21,7 +21,7 @@ from stodepth_models.training.data.batches import TrainBatches
 from stodepth_models.training.data.datasets import load_data
 from stodepth_models.training.data.order import EpochOrder
 from stodepth_models.training.errors import Diverged, SettingsError
-from stodepth_models.training.run import checkpoint, machine
+from stodepth_models.training.run import machine, state
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -38,7 +38,7 @@ def test_a_preempted_job_saves_and_asks_to_be_resumed(tmp_path):
         "--data.name=fake", "--data.fake_images=4000", "--data.image_size=8", "--epochs=1000", "--optim.lr=0.01",
         f"--output={tmp_path}", "--trackers=[]", "--checkpoint_steps=1", "--stop_at_chance=0",
     )  # fmt: skip
-    while process.poll() is None and not checkpoint.checkpoints(tmp_path / "checkpoints"):
+    while process.poll() is None and not state.checkpoints(tmp_path / "checkpoints"):
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=60)
@@ -63,7 +63,7 @@ def test_a_signal_to_all_processes_leaves_the_loaders_to_the_run_that_saves(tmp_
         "--trackers=[]", "--stop_at_chance=0", "--checkpoint_steps=1",
     )  # fmt: skip
     folder = tmp_path / "run" / "checkpoints"
-    while process.poll() is None and not checkpoint.checkpoints(folder):
+    while process.poll() is None and not state.checkpoints(folder):
         time.sleep(0.01)
     for number in (signal.SIGTERM, signal.SIGINT):  # as a cluster manager, and as a terminal
         os.killpg(process.pid, number)
@@ -71,7 +71,7 @@ def test_a_signal_to_all_processes_leaves_the_loaders_to_the_run_that_saves(tmp_
     assert process.returncode == 75, err
     saved = int(re.search(r"stopped by SIG\w+ (?:at step|after epoch) (\d+)", out)[1])
     assert saved > 0
-    assert checkpoint.load_last(folder, pytest.fail)["progress"]["step"] >= saved
+    assert state.load_last_checkpoint(folder, pytest.fail)["progress"]["step"] >= saved
 
 
 def test_loaders_end_where_the_run_itself_ends_them(tmp_path):
@@ -114,32 +114,32 @@ def test_errors_that_a_user_can_mend_are_one_line(error, code, capsys):
 
 
 def test_a_full_disk_leaves_the_checkpoint_before_intact(tmp_path):
-    checkpoint.save(tmp_path, 1, {"x": torch.ones(3)})
+    state.save_checkpoint(tmp_path, 1, {"x": torch.ones(3)})
     limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
         with pytest.raises(
             OSError, match=r"step_000000002\.pt could not be written .*; the checkpoint before is intact"
         ):
-            checkpoint.save(tmp_path, 2, {"x": torch.ones(100_000)})
+            state.save_checkpoint(tmp_path, 2, {"x": torch.ones(100_000)})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
     assert [path.name for path in tmp_path.iterdir()] == ["step_000000001.pt"]
-    assert torch.equal(checkpoint.load_last(tmp_path, print)["x"], torch.ones(3))
+    assert torch.equal(state.load_last_checkpoint(tmp_path, print)["x"], torch.ones(3))
 
 
 def test_the_last_two_checkpoints_are_kept_and_all_damaged_is_an_error(tmp_path):
     for step in (5, 20, 100):
-        checkpoint.save(tmp_path, step, {"step": step})
-    assert [path.name for path in checkpoint.checkpoints(tmp_path)] == ["step_000000100.pt", "step_000000020.pt"]
-    for path in checkpoint.checkpoints(tmp_path):
+        state.save_checkpoint(tmp_path, step, {"step": step})
+    assert [path.name for path in state.checkpoints(tmp_path)] == ["step_000000100.pt", "step_000000020.pt"]
+    for path in state.checkpoints(tmp_path):
         path.write_bytes(b"PK")
     said = []
     with pytest.raises(ValueError, match=r"no checkpoint in .* can be read"):
-        checkpoint.load_last(tmp_path, said.append)
+        state.load_last_checkpoint(tmp_path, said.append)
     assert len(said) == 2
-    assert checkpoint.load_last(tmp_path / "none", print) is None
+    assert state.load_last_checkpoint(tmp_path / "none", print) is None
 
 
 def test_float16_on_a_cpu_is_refused():

@@ -27,9 +27,8 @@ from stodepth_models.training.errors import Diverged, SettingsError
 from stodepth_models.training.evaluation import evaluate_weights
 from stodepth_models.training.run import folder as outputs
 from stodepth_models.training.run import model as models
-from stodepth_models.training.run import steps as run
+from stodepth_models.training.run import trackers, trainer
 from stodepth_models.training.run import train as engine
-from stodepth_models.training.run import trainer, watch
 from stodepth_models.training.run.train import EXIT_RESUME_ME, train
 from stodepth_models.weights.checkpoint import read_file
 
@@ -130,7 +129,7 @@ def test_tensorboard_shows_the_metrics_of_each_epoch(tmp_path):
 def test_weights_and_biases_write_into_the_folder_of_the_run(tmp_path):
     calls = []
     accelerator = SimpleNamespace(log_with=["wandb"], init_trackers=lambda *arguments: calls.append(arguments))
-    watch.start_trackers(accelerator, {"seed": 3}, tmp_path)
+    trackers.start_trackers(accelerator, {"seed": 3}, tmp_path)
     assert calls == [("stodepth", {"seed": 3}, {"wandb": {"dir": str(tmp_path), "name": tmp_path.name}})]
 
 
@@ -157,11 +156,11 @@ def test_one_probability_for_all_blocks_moves_epoch_by_epoch(tmp_path):
 def test_an_epoch_is_evaluated_and_saved_under_the_probability_it_was_trained_with(tmp_path, monkeypatch):
     seen = []
 
-    def evaluate(model, batches, accelerator, original=run.evaluate):
+    def evaluate(model, batches, accelerator, original=engine.evaluate):
         seen.append(survival_probs(model))
         return original(model, batches, accelerator)
 
-    monkeypatch.setattr(run, "evaluate", evaluate)
+    monkeypatch.setattr(engine, "evaluate", evaluate)
     train(settings(tmp_path, epochs=3, model=ModelConfig(stoch_depth_probability=1.0)))
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     best = json.loads((tmp_path / "result.json").read_text())["best_epoch"]
@@ -349,7 +348,7 @@ def test_a_run_with_a_checkpoint_keeps_the_number_of_its_images(tmp_path):
 
 
 def test_chance_accuracy_stops_the_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "_near_chance", lambda split: 1.0)
+    monkeypatch.setattr(engine, "near_chance", lambda labels: 1.0)
     with pytest.raises(Diverged, match=r"at chance \(25\.0%\) for 3 epochs at step 15"):
         train(settings(tmp_path, epochs=4, stop_at_chance=3))
 
@@ -483,9 +482,9 @@ def test_a_resumed_run_asks_no_more_for_the_weights_that_it_began_with(undisturb
 
 
 def test_the_peak_of_memory_is_that_of_all_processes_of_a_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "peak_memory", lambda device: 900.0)
+    monkeypatch.setattr(engine, "peak_memory", lambda device: 900.0)
     assert train(settings(tmp_path)) == 0
-    monkeypatch.setattr(run, "peak_memory", lambda device: 700.0)  # the evaluation alone
+    monkeypatch.setattr(engine, "peak_memory", lambda device: 700.0)  # the evaluation alone
     assert train(settings(tmp_path, resume=True)) == 0
     assert json.loads((tmp_path / "result.json").read_text())["peak_memory_mib"] == 900.0
 

@@ -13,7 +13,6 @@ from accelerate import Accelerator
 from torch import nn
 
 from stodepth_models.training.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
-from stodepth_models.training.run import steps as run
 from stodepth_models.training.run import train as engine
 from stodepth_models.training.run import trainer
 
@@ -52,7 +51,7 @@ def main(folder):
             super().__init__(*args)
             trained.append(self)
 
-    run.Trainer = Remembered
+    engine.Trainer = Remembered
     Accelerator.end_training = lambda self: None  # it would take the process group from the runs that follow
     seen = {}
     engine.train(settings(folder / "constant", constant_depth()))
