@@ -15,9 +15,7 @@ from ..weights.hub import saved_arguments
 from ..weights.sources import Source, resolve_source, saved_preprocessing
 from .config import DataConfig, EvaluateConfig, ModelConfig
 from .data.batches import EvaluationBatches
-from .data.datasets import Data, Split, load_data
-from .data.folders import Files
-from .data.sources import Arrays
+from .data.datasets import Data, load_data
 from .errors import SettingsError
 from .run.machine import make_accelerator
 from .run.metrics import evaluate
@@ -101,11 +99,6 @@ def _outputs_of_classes(model: nn.Module, data: Data, config: EvaluateConfig) ->
     return torch.tensor([known.index(name) for name in data.classes])
 
 
-def _relabelled(split: Split, outputs: Tensor) -> Split:
-    labels = outputs[split.labels]
-    return Files(split.paths, labels) if isinstance(split, Files) else Arrays(split.images, labels)
-
-
 def _measure(
     model: nn.Module, data: Data, outputs: Tensor, config: EvaluateConfig, accelerator: Accelerator
 ) -> dict[str, Any]:
@@ -113,7 +106,7 @@ def _measure(
     if split is None:
         raise ValueError(f"split={config.split}: the data set has no such images")
     batches = EvaluationBatches(
-        data, _relabelled(split, outputs), config.batch_size, accelerator.device, config.data.workers,
+        data, split.relabel(outputs), config.batch_size, accelerator.device, config.data.workers,
         accelerator.process_index, accelerator.num_processes,
     )  # fmt: skip
     start = time.perf_counter()

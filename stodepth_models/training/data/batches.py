@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from .datasets import Data, Split
-from .folders import Files, open_image
+from .datasets import Data
+from .folders import open_image
 from .order import EpochOrder, seeded
-from .sources import Arrays
+from .splits import Arrays, Files, Split
 
 __all__ = ["Batch", "EvaluationBatches", "TrainBatches"]
 

@@ -2,22 +2,20 @@
 
 import statistics
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 from torchvision.transforms.v2.functional import resize
 
 from ..config import DataConfig
-from .folders import Files, decode, find_root, scan, without_unreadable
+from .folders import decode, find_root, scan, without_unreadable
 from .images import LARGEST_UNCUT, resized, shorter_side
-from .sources import Arrays, read_arrays
-
-__all__ = ["Data", "Split", "load_data"]
+from .sources import read_arrays
+from .splits import Arrays, Files, Split, fingerprint, hold_back, take_per_class
 
 _VALID_SIZES = {"cifar10": 5000, "cifar100": 5000, "svhn": 6000}
 _NEVER_FLIPPED = ("digits", "svhn")
-
-Split = Arrays | Files
 
 
 @dataclass(frozen=True)
@@ -48,6 +46,14 @@ class Data:
     mean: Tensor
     std: Tensor
 
+    @cached_property
+    def fingerprint(self) -> dict[str, str]:
+        """What a resumed run compares, a text for each of ``train``, ``valid``, ``test`` and ``classes``.
+
+        See :func:`~.splits.fingerprint`; :func:`~.splits.changed_images` names the difference of two.
+        """
+        return fingerprint({"train": self.train, "valid": self.valid, "test": self.test}, self.classes)
+
 
 def load_data(config: DataConfig, split: str | None = None) -> Data:
     """Read a data set.
@@ -69,9 +75,11 @@ def load_data(config: DataConfig, split: str | None = None) -> Data:
     if train is None and split is None:
         raise ValueError(f"data.root: {config.root} has no train/ folder, only {', '.join(splits)}")
     if train is not None and valid is None:
-        train, valid = _hold_back(train, config)
+        total = len(train.labels)
+        size = config.valid_size or _VALID_SIZES.get(config.name) or max(1, total // 10)
+        train, valid = hold_back(train, size, config.split_seed, classes)
     if train is not None and config.images_per_class is not None:
-        train = _few(train, classes, config.images_per_class, config.split_seed)
+        train = take_per_class(train, classes, config.images_per_class, config.split_seed)
     mean, std = _statistics(train, side, config)
     padding = config.padding if config.padding is not None else _padding(config.name, side)
     flip = config.flip if config.flip is not None else config.name not in _NEVER_FLIPPED
@@ -122,32 +130,6 @@ def _side(files: dict[str, Files]) -> int:
     return side if side <= LARGEST_UNCUT else 224
 
 
-def _hold_back(train: Split, config: DataConfig) -> tuple[Split, Split]:
-    total = len(train.labels)
-    size = config.valid_size or _VALID_SIZES.get(config.name) or max(1, total // 10)
-    if size >= total:
-        raise ValueError(f"data.valid_size must be below the {total} training images, got {size}")
-    order = torch.randperm(total, generator=torch.Generator().manual_seed(config.split_seed))
-    return _take(train, order[size:].sort().values), _take(train, order[:size].sort().values)
-
-
-def _few(train: Split, classes: tuple[str, ...], size: int, seed: int) -> Split:
-    order = torch.randperm(len(train.labels), generator=torch.Generator().manual_seed(seed))
-    chosen = []
-    for label, name in enumerate(classes):
-        of_class = order[train.labels[order] == label][:size]
-        if len(of_class) < size:
-            raise ValueError(f"data.images_per_class={size}: {name} has {len(of_class)} training images")
-        chosen.append(of_class)
-    return _take(train, torch.cat(chosen).sort().values)
-
-
-def _take(split: Split, indices: Tensor) -> Split:
-    if isinstance(split, Files):
-        return Files(tuple(split.paths[i] for i in indices.tolist()), split.labels[indices])
-    return Arrays(split.images[indices], split.labels[indices])
-
-
 def _statistics(train: Split | None, side: int, config: DataConfig) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each channel over the training images, or a sample of large ones."""
     if config.mean is not None and config.std is not None:
@@ -158,7 +140,8 @@ def _statistics(train: Split | None, side: int, config: DataConfig) -> tuple[Ten
         raise ValueError("there are no training images to measure: give data.mean and data.std")
     if isinstance(train, Files):
         step = max(1, len(train.paths) // 500)
-        train = Arrays(*decode(Files(train.paths[::step], train.labels[::step]), side, config.unreadable))
+        sample = train.select(torch.arange(0, len(train.paths), step))
+        train = Arrays(*decode(sample, side, config.unreadable))
     values = torch.arange(256, dtype=torch.float64) / 255
     counts = torch.stack([torch.bincount(train.images[..., c].flatten(), minlength=256) for c in range(3)]).double()
     shares = counts / counts.sum(1, keepdim=True)

@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
 
@@ -14,23 +13,9 @@ from torch import Tensor
 
 from .archives import ARCHIVES, unpacked
 from .images import is_image, open_rgb
-
-__all__ = ["Files", "decode", "find_root", "open_image", "scan", "without_unreadable"]
+from .splits import Files
 
 _SPLITS = {"train": ("train", "training"), "valid": ("valid", "val", "validation"), "test": ("test",)}
-
-
-@dataclass(frozen=True)
-class Files:
-    """Image files and the class of each.
-
-    Attributes:
-        paths: files.
-        labels: index of the class of each file, ``(N,)``, int64.
-    """
-
-    paths: tuple[Path, ...]
-    labels: Tensor
 
 
 def find_root(root: Path, cache: Path) -> Path:
@@ -123,8 +108,7 @@ def without_unreadable(files: Files, unreadable: str) -> Files:
     """
     with ThreadPoolExecutor() as pool:
         readable = _readable(files, list(pool.map(_error_of, files.paths)), unreadable)
-    paths = tuple(path for path, good in zip(files.paths, readable, strict=True) if good)
-    return Files(paths, files.labels[readable])
+    return files.select(readable)
 
 
 def _split_folders(root: Path) -> dict[str, Path]:
@@ -145,7 +129,7 @@ def _scan_split(folder: Path, classes: Sequence[str]) -> Files:
             raise ValueError(f"{folder / name} holds no image: remove the class or fill its folder")
         paths += files
         labels += [label] * len(files)
-    return Files(tuple(paths), torch.tensor(labels))
+    return Files(tuple(paths), torch.tensor(labels, dtype=torch.int64), folder.parent)
 
 
 def _decode_into(out: Tensor, path: Path, side: int) -> str | None:

@@ -1,7 +1,6 @@
 """Data sets that come as arrays: torchvision's small ones, scikit-learn's digits, and made-up images."""
 
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -9,15 +8,7 @@ import torchvision.datasets as tv
 from torch import Tensor
 
 from ..config import DataConfig
-
-__all__ = ["Arrays", "read_arrays"]
-
-
-class Arrays(NamedTuple):
-    """Images ``(N, H, W, 3)``, uint8, and labels ``(N,)``, int64."""
-
-    images: Tensor
-    labels: Tensor
+from .splits import Arrays
 
 
 def read_arrays(config: DataConfig) -> tuple[dict[str, Arrays], tuple[str, ...]]:

@@ -16,7 +16,8 @@ from ...weights.checkpoint import read_file, write_file
 from ...weights.config import describe
 from ..config import TrainConfig
 from ..data.batches import EvaluationBatches
-from ..data.datasets import Data, Split, load_data
+from ..data.datasets import Data, load_data
+from ..data.splits import Split
 from ..errors import Diverged, Interrupted, SettingsError
 from .folder import RunFolder, flat_settings
 from .machine import any_process, device_name, make_accelerator, peak_memory
