@@ -40,7 +40,6 @@ from torch.nn.functional import cross_entropy
 
 import stodepth_models as sdm
 from stodepth_models.layers.draw import MODES
-from stodepth_models.layers.eager import EAGER_DEVICES
 from stodepth_models.zoo import SUFFIX, full_name
 
 WARM_UP, COMPILE_WARM_UP = 3, 12  # steps of each model before those that count
@@ -195,9 +194,6 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
     parser.add_argument("--p-last", type=float, default=0.5, help="survival of the last block (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=7, help="steps of each model that count (default: %(default)s)")
-    parser.add_argument(
-        "--compile-branches", action="store_true", help="on a CPU too, where gates are else left to eager mode"
-    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write settings and results to FILE")
     args = parser.parse_args(argv)
     try:
@@ -225,8 +221,6 @@ def environment(args: argparse.Namespace) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
-    if args.compile_branches:
-        EAGER_DEVICES.clear()
     machine = environment(args)
     results = {}
     print(machine)

@@ -2,11 +2,10 @@
 
 import sys
 
-from .blocks.conversion import to_torchvision
 from .blocks.fold import fold_rescale
 from .blocks.registry import register_block
-from .blocks.resnet import StoDepthBasicBlock, StoDepthBottleneck
-from .blocks.surgery import apply_stochastic_depth, remove_stochastic_depth
+from .blocks.surgery import apply_stochastic_depth, remove_stochastic_depth, to_torchvision
+from .blocks.torchvision import StoDepthBasicBlock, StoDepthBottleneck
 from .cifar import (
     CifarResNet,
     cifar_resnet18_stodepth_lineardecay,
@@ -23,9 +22,8 @@ from .cifar import (
     cifar_resnet1202_stodepth_lineardecay,
 )
 from .flops import expected_flops
-from .layers.functional import drop_path
-from .layers.residual import DropPath, StochasticResidual
-from .layers.whole_block import StochasticDepthBlock
+from .layers.drop_path import DropPath, drop_path
+from .layers.residual import StochasticDepthBlock, StochasticResidual
 from .recalibration import recalibrate_bn
 from .resnet import (
     StoDepthResNet,
@@ -133,7 +131,7 @@ for _old, _new in {
     "published": "weights.published",
     "recipe": "weights.config",
     "stage": "layers.stage",
-    "whole_block": "layers.whole_block",
+    "whole_block": "layers.residual",
 }.items():
     sys.modules[f"{__name__}.{_old}"] = sys.modules[f"{__name__}.{_new}"]
 del _old, _new

@@ -11,8 +11,7 @@ from torchvision.models import WeightsEnum
 from torchvision.models._api import BUILTIN_MODELS
 
 from .layers.draw import MODES, RESCALES, check_choice, check_flag, check_probability
-from .layers.residual import StochasticResidual
-from .layers.stochastic_gate import StochasticGate
+from .layers.residual import StochasticGate, StochasticResidual
 from .survival import DEPTH_RULES, linear_decay, set_survival_probs
 from .weights.config import Recipe, Recorded
 from .weights.load import builder_source, load_checkpoint

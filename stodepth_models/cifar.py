@@ -9,7 +9,7 @@ from typing import Any
 
 from torchvision.models import WeightsEnum
 
-from .blocks.resnet import StoDepthBasicBlock, StoDepthBottleneck
+from .blocks.torchvision import StoDepthBasicBlock, StoDepthBottleneck
 from .builder import AnySource, StochasticDepth, build, register
 from .cifar_network import CifarResNet, PadShortcut
 from .weights import published

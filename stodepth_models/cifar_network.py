@@ -7,11 +7,11 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 from torchvision.models.resnet import conv1x1, conv3x3
 
-from .blocks.resnet import StoDepthBasicBlock, StoDepthBottleneck
+from .blocks.torchvision import StoDepthBasicBlock, StoDepthBottleneck
 from .layers.draw import check_choice
-from .layers.eager import call_eagerly
+from .layers.residual import draws_anywhere
 from .layers.stage import Stage
-from .layers.stochastic_gate import is_left_to_eager
+from .layers.tracing import call_eagerly
 from .weights.hub import HubModel
 
 __all__ = ["CifarResNet", "PadShortcut"]
@@ -89,7 +89,9 @@ class CifarResNet(HubModel):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits ``(N, num_classes)`` for standardised images ``x``, ``(N, 3, H, W)``."""
-        return call_eagerly(self._forward_impl, x) if is_left_to_eager(self, x) else self._forward_impl(x)
+        if torch.compiler.is_compiling() and draws_anywhere(self):
+            return call_eagerly(self._forward_impl, x)
+        return self._forward_impl(x)
 
     def _forward_impl(self, x: Tensor) -> Tensor:
         x = self.relu(self.bn1(self.conv1(x)))

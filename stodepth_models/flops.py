@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
-from .layers.stochastic_gate import StochasticGate
+from .layers.residual import StochasticGate
 from .survival import set_survival_probs, survival_probs
 
 __all__ = ["ExpectedFlops", "FlopCount", "count_flops", "expected_flops"]

@@ -3,15 +3,16 @@
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 from torchvision import models as tv
 from torchvision.models import ResNet, WeightsEnum
 
-from .blocks.resnet import StoDepthBasicBlock, StoDepthBottleneck
+from .blocks.torchvision import StoDepthBasicBlock, StoDepthBottleneck
 from .builder import AnySource, StochasticDepth, build, register
-from .layers.eager import call_eagerly
+from .layers.residual import draws_anywhere
 from .layers.stage import Stage
-from .layers.stochastic_gate import is_left_to_eager
+from .layers.tracing import call_eagerly
 from .weights.hub import HubModel
 
 __all__ = [
@@ -55,7 +56,9 @@ class StoDepthResNet(HubModel, ResNet):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits ``(N, num_classes)`` for standardised images ``x``, ``(N, 3, H, W)``."""
-        return call_eagerly(super().forward, x) if is_left_to_eager(self, x) else super().forward(x)
+        if torch.compiler.is_compiling() and draws_anywhere(self):
+            return call_eagerly(super().forward, x)
+        return super().forward(x)
 
 
 def _resnet(

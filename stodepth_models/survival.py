@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from .layers.draw import check_choice, check_probability
-from .layers.stochastic_gate import StochasticGate
+from .layers.residual import StochasticGate
 
 __all__ = ["DEPTH_RULES", "linear_decay", "set_survival_probs", "survival_probs", "uniform"]
 

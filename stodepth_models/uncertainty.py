@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .layers.residual import DropPath
-from .layers.stochastic_gate import StochasticGate
+from .layers.drop_path import DropPath
+from .layers.residual import StochasticGate
 
 __all__ = ["MCPrediction", "mc_predict"]
 

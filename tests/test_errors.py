@@ -8,7 +8,7 @@ from torch import nn
 from torchvision.models import ResNet18_Weights, ResNet50_Weights
 
 import stodepth_models as sdm
-from stodepth_models.layers.functional import drop_path
+from stodepth_models.layers.drop_path import drop_path
 from stodepth_models.layers.residual import StochasticResidual
 
 resnet18, cifar20 = sdm.resnet18_stodepth_lineardecay, sdm.cifar_resnet20_stodepth_lineardecay

@@ -13,7 +13,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 
 import stodepth_models as sdm
 from stodepth_models.layers.draw import count_rows, draw_batch, draw_rows
-from stodepth_models.layers.residual import ALL
+from stodepth_models.layers.residual import ALL_ROWS
 
 try:
     from timm.layers import DropPath as TimmDropPath
@@ -72,7 +72,7 @@ def record_gates(model: nn.Module) -> list[Gates]:
     def watch(index: int, draw: Callable[..., Any]) -> Callable[..., Any]:
         def drawn(branch: Any, batch: int) -> Any:
             rows = draw(branch, batch)
-            log[-1][index] = 0.0 if rows is None else 1.0 if rows is ALL else count_rows(rows) / batch
+            log[-1][index] = 0.0 if rows is None else 1.0 if rows is ALL_ROWS else count_rows(rows) / batch
             return rows
 
         return drawn

@@ -1,5 +1,5 @@
 """Residual blocks with stochastic depth: torchvision's own, and those of models that others build."""
 
-from .resnet import StoDepthBasicBlock, StoDepthBottleneck
+from .torchvision import StoDepthBasicBlock, StoDepthBottleneck
 
 __all__ = ["StoDepthBasicBlock", "StoDepthBottleneck"]

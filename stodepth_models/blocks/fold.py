@@ -10,23 +10,19 @@ import torch
 from torch import Tensor, nn
 
 from ..layers.residual import StochasticResidual
-from .gated import GatedBlock, Scaling, affine
-from .registry import original_class
-
-__all__ = ["Gated", "fold_gates", "fold_rescale", "gated_blocks", "scalings_of", "times"]
-
+from .gated import GatedBlock, ScalableWeights, last_norm_of, scalable_weights
 
 Gated = tuple[str, nn.Module, StochasticResidual]
 
 
 def gated_blocks(model: nn.Module) -> list[Gated]:
     """Return name, block and gate of every gated residual, in forward order."""
-    return [
-        (name, block, gate)
-        for name, block in model.named_modules()
-        for gate in block.children()
-        if isinstance(gate, StochasticResidual)
-    ]
+    found: list[Gated] = []
+    for name, block in model.named_modules():
+        for gate in block.children():
+            if isinstance(gate, StochasticResidual):
+                found.append((name, block, gate))
+    return found
 
 
 def fold_rescale(model: nn.Module) -> None:
@@ -57,71 +53,71 @@ def fold_gates(blocks: Sequence[Gated]) -> None:
         gate.rescale = "none"
 
 
-def scalings_of(blocks: Sequence[Gated], factors: Sequence[float]) -> list[Scaling]:
-    """The weights that scale each branch; none for the factor 1.
+def scalings_of(blocks: Sequence[Gated], factors: Sequence[float]) -> list[ScalableWeights]:
+    """Return the weights that scale each branch; none for the factor 1.
 
     Raises:
         ValueError: a branch cannot be scaled, or not without another one.
     """
-    scalings = [
-        _scaling(*gated) if factor != 1.0 else _scaling_if_known(*gated)
-        for gated, factor in zip(blocks, factors, strict=True)
-    ]
+    scalings: list[ScalableWeights] = []
+    for (name, block, gate), factor in zip(blocks, factors, strict=True):
+        # Branches that keep their scale are asked, too: another branch may share their weights.
+        ask = _scaling_of if factor != 1.0 else _scaling_if_known
+        scalings.append(ask(name, block, gate))
+    _refuse_shared(blocks, factors, scalings)
+    return [scaling if factor != 1.0 else [] for scaling, factor in zip(scalings, factors, strict=True)]
+
+
+def _refuse_shared(blocks: Sequence[Gated], factors: Sequence[float], scalings: Sequence[ScalableWeights]) -> None:
     first: dict[int, int] = {}  # the weights are alive: ids are compared
     for index, scaling in enumerate(scalings):
         for tensor, _ in scaling:
             other = first.setdefault(id(tensor), index)
-            if other != index and not factors[other] == factors[index] == 1.0:
-                name, block = blocks[other][0], blocks[index][0]
-                raise ValueError(
-                    f"the evaluation scale of {name} cannot be folded into its weights: {name} and {block} share "
-                    "them; use rescale='train', or give each its own"
-                )
-    return [scaling if factor != 1.0 else [] for scaling, factor in zip(scalings, factors, strict=True)]
+            if other == index or factors[other] == factors[index] == 1.0:
+                continue
+            name, block = blocks[other][0], blocks[index][0]
+            raise ValueError(
+                f"the evaluation scale of {name} cannot be folded into its weights: {name} and {block} share "
+                "them; use rescale='train', or give each its own"
+            )
 
 
-def _scaling_if_known(name: str, block: nn.Module, gate: StochasticResidual) -> Scaling:
+def _scaling_if_known(name: str, block: nn.Module, gate: StochasticResidual) -> ScalableWeights:
     try:
-        return _scaling(name, block, gate)
+        return _scaling_of(name, block, gate)
     except Exception:  # whatever a function of the user's raises; its result is not needed
         return []
 
 
-def _scaling(name: str, block: nn.Module, gate: StochasticResidual) -> Scaling:
+def _scaling_of(name: str, block: nn.Module, gate: StochasticResidual) -> ScalableWeights:
     """The weights that scale the branch of one gate."""
-    remedy = "name the layer in register_block(..., last_norm=...)"
     try:
         if isinstance(block, GatedBlock):
-            if original_class(type(block)).__module__.startswith(("torchvision.", "timm.")):
-                remedy = "leave the block out with target_layer_name"
-            return block.stodepth_connections[block.stodepth_gates.index(gate)].scaling(block)
-        remedy = "give each a block of its own"
-        _check_alone(block)
-        remedy = "name the layer in an attribute `last_norm` of the block"
-        return affine(_last_norm(block))
+            residual = block.stodepth_spec.residuals[block.stodepth_gates.index(gate)]
+            return residual.scalable_weights(block)
+        gates = sum(isinstance(child, StochasticResidual) for child in block.children())
+        if gates > 1:
+            raise ValueError(f"{type(block).__name__} has {gates} gates, and `last_norm` is one layer")
+        return scalable_weights(last_norm_of(block))
     except ValueError as error:
         raise ValueError(
             f"the evaluation scale of {name or 'the model'} cannot be folded into its weights: {error}; "
-            f"use rescale='train', or {remedy}"
+            f"use rescale='train', or {_remedy(block)}"
         ) from None
 
 
-def _check_alone(block: nn.Module) -> None:
-    gates = sum(isinstance(child, StochasticResidual) for child in block.children())
-    if gates > 1:
-        raise ValueError(f"{type(block).__name__} has {gates} gates, and `last_norm` is one layer")
-
-
-def _last_norm(block: nn.Module) -> nn.Module | None:
-    """The layer that the block's class names, unless a subclass has changed the branch since."""
-    definers = [cls for cls in type(block).__mro__ if {"branch", "last_norm"} & {*vars(cls)}]
-    is_property = hasattr(type(block), "last_norm")  # not a submodule of that name
-    changed = is_property and "last_norm" not in vars(definers[0])
-    return None if changed else getattr(block, "last_norm", None)
+def _remedy(block: nn.Module) -> str:
+    if not isinstance(block, GatedBlock) or block.stodepth_gate_names == ("residual",):
+        if sum(isinstance(child, StochasticResidual) for child in block.children()) > 1:
+            return "give each a block of its own"
+        return "name the layer in an attribute `last_norm` of the block"
+    if block.stodepth_original.__module__.split(".")[0] in ("torchvision", "timm", "transformers"):
+        return "leave the block out with target_layer_name"
+    return "name the layer in register_block(..., last_norm=...)"
 
 
 def times(tensor: Tensor, factor: float, power: int) -> Tensor:
-    """The product with a power of the factor, computed in double precision and rounded once."""
+    """Return the product with a power of the factor, computed in double precision and rounded once."""
     if factor == 0.0 and power <= 0:  # the branch is gone, whatever the rest of it computes
         return tensor
     return (tensor.double() * factor**power).to(tensor.dtype)

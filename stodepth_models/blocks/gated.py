@@ -1,93 +1,167 @@
-"""Residual connections of blocks that someone else wrote: how to compute them, and a block class that gates them."""
+"""The description of residual connections, and the block class that gates them.
 
-from collections.abc import Callable
+A family of blocks is a :class:`BlockSpec`, in ``torchvision.py``, ``timm.py`` or a user's :func:`register_block`: how
+to compute each residual branch, its shortcut and its activation. :class:`GatedBlock` does the rest for all of them.
+"""
+
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from inspect import Parameter, signature
 from typing import Any, ClassVar
 
-import torch.fx
+import torch
 from torch import Tensor, nn
 
-from ..layers.branch import output_dtype
-from ..layers.eager import for_any_batch
 from ..layers.residual import StochasticResidual
-from ..layers.tracing import trace_as_leaf
+from ..layers.rows import is_relu_output
+from ..layers.tracing import is_proxy, trace_as_leaf
 
-__all__ = ["Connection", "GatedBlock", "KnownBlock", "Scaling", "affine"]
-
-Scaling = list[tuple[Tensor, int]]
+ScalableWeights = list[tuple[Tensor, int]]
 """Weights to multiply by powers of a factor, so that a branch's output is multiplied by the factor."""
 
 
-def affine(layer: Any) -> Scaling:
-    """Return the scaling of a layer whose output is linear in its weight and bias, such as a normalisation.
+def scalable_weights(layer: Any) -> ScalableWeights:
+    """Return the weights of a layer whose output is linear in its weight and bias, such as a normalisation.
 
     Raises:
         ValueError: ``layer`` has no weight, or more than weight and bias (adapters, parametrizations), or is None: not
             known.
     """
-    weight, bias = getattr(layer, "weight", None), getattr(layer, "bias", None)
     if layer is None:
         raise ValueError("it does not end in a layer that is known")
+    weight, bias = getattr(layer, "weight", None), getattr(layer, "bias", None)
     if not isinstance(weight, Tensor):
         raise ValueError(f"it ends in {type(layer).__name__} without a weight")
     if any(parameter is not weight and parameter is not bias for parameter in layer.parameters()):
         raise ValueError(f"it ends in {type(layer).__name__} with parameters beside weight and bias")
-    return [(weight, 1), (bias, 1)] if isinstance(bias, Tensor) else [(weight, 1)]
+    scalable = [(weight, 1)]
+    if isinstance(bias, Tensor):
+        scalable.append((bias, 1))
+    return scalable
 
 
-def _promoted(block: Any, x: Tensor, identity: Tensor) -> torch.dtype:
-    """Dtype of ``identity + branch(x)`` for a branch that ends in a convolution or a linear layer."""
-    return torch.promote_types(identity.dtype, output_dtype(x))
-
-
-def _not_foldable(block: Any) -> Scaling:
-    return affine(None)
+def _not_scalable(block: Any) -> ScalableWeights:
+    return scalable_weights(None)
 
 
 @dataclass(frozen=True)
-class Connection:
+class Residual:
     """One residual connection, ``activation(identity(x) + branch(x))``; every function takes the block first.
 
     Attributes:
-        branch: what the gate leaves out.
-        identity: the shortcut; None: ``x``.
-        activation: what follows the sum, also in place; None: nothing.
-        inplace: the block adds into its branch's output and keeps its dtype; see :class:`StochasticResidual`.
-        dtype: dtype of the result, from block, ``x`` and identity, where the branch is not computed.
-        scaling: the weights that scale the branch. A ValueError says what it ends in instead.
+        branch: what the gate leaves out, from the block and ``x``, and where it has more parameters, from the arguments
+            of the block beside ``x``.
+        identity: the shortcut, from the block and ``x``; None: ``x``.
+        activation: what follows the sum, also in place: a function of the block and the sum, or the name of a
+            submodule; None: nothing.
+        mask: name of a submodule that masks the branch at random, whose place the gate takes.
+        inplace: the block adds into its branch's output and keeps its dtype, as ``out += identity`` does.
+        scalable_weights: from the block, the weights that scale the branch. A ValueError says what it ends in instead.
     """
 
-    branch: Callable[[Any, Tensor], Tensor]
+    branch: Callable[..., Tensor]
     identity: Callable[[Any, Tensor], Tensor] | None = None
-    activation: Callable[[Any, Tensor], Tensor] | None = None
+    activation: Callable[[Any, Tensor], Tensor] | str | None = None
+    mask: str | None = None
     inplace: bool = False
-    dtype: Callable[[Any, Tensor, Tensor], torch.dtype] = _promoted
-    scaling: Callable[[Any], Scaling] = _not_foldable
+    scalable_weights: Callable[[Any], ScalableWeights] = _not_scalable
 
-    def add(self, block: nn.Module, gate: StochasticResidual, x: Tensor) -> Tensor:
-        """Return the connection's output for ``x``, ``(N, ...)``."""
+    def __post_init__(self) -> None:
+        kinds = [parameter.kind for parameter in signature(self.branch).parameters.values()]
+        takes_arguments = len(kinds) > 2 or Parameter.VAR_KEYWORD in kinds
+        object.__setattr__(self, "_takes_arguments", takes_arguments)
+
+    def add(self, block: Any, gate: StochasticResidual, x: Tensor, arguments: Mapping[str, Any], draws: bool) -> Tensor:
+        """Return the connection's output for ``x``, ``(N, ...)``; ``draws``: whether gates are drawn in this pass."""
         identity = x if self.identity is None else self.identity(block, x)
-        return self._finish(block, gate, x, identity, gate(partial(self.branch, block), x, identity))
+        if self._takes_arguments:  # type: ignore[attr-defined]
+            spec: BlockSpec = block.stodepth_spec
+            per_sample, shared = spec.split(block, x, arguments, by_row=draws and gate.mode != "batch")
+            branch = partial(_call_with, self.branch, block, shared, tuple(per_sample))
+            out = gate(branch, x, identity, *per_sample.values())
+        else:
+            out = gate(partial(self.branch, block), x, identity)
+        is_dropped = out is identity or (draws and gate.last_share == 0.0)
+        return self._activate(block, out, is_dropped)
 
-    @torch.compiler.disable(recursive=False)  # see StochasticResidual
-    def add_gated(self, block: nn.Module, gate: StochasticResidual, x: Tensor) -> Tensor:
-        """What :meth:`add` returns, outside of compiled code."""
-        given = for_any_batch(x)
-        identity = given if self.identity is None else self.identity(block, given)
-        identity = x if identity is given else identity
-        return self._finish_eagerly(block, gate, x, identity, gate(partial(self.branch, block), x, identity))
+    def _activate(self, block: Any, out: Tensor, is_dropped: bool) -> Tensor:
+        activation = self.activation
+        if isinstance(activation, str):
+            activation = getattr(block, activation)
+            if is_dropped and type(activation) is nn.ReLU and is_relu_output(out):
+                return out  # another ReLU would change nothing, and save its output
+            activation = partial(_apply, activation)
+        if is_dropped:
+            # What follows may write in place, and autograd, or a caller, still need the shortcut.
+            out = out.clone()
+        return out if activation is None else activation(block, out)
 
-    def _finish(self, block: nn.Module, gate: StochasticResidual, x: Tensor, identity: Tensor, out: Tensor) -> Tensor:
-        if gate.has_dropped_all():  # a copy, as what follows may write in place and autograd need the shortcut
-            out = out.to(out.dtype if self.inplace else self.dtype(block, x, identity), copy=out is identity)
-        return out if self.activation is None else self.activation(block, out)
 
-    @torch.compiler.disable
-    def _finish_eagerly(
-        self, block: nn.Module, gate: StochasticResidual, x: Tensor, identity: Tensor, out: Tensor
-    ) -> Tensor:
-        return self._finish(block, gate, x, identity, out)
+def _call_with(
+    branch: Callable[..., Tensor],
+    block: Any,
+    shared: Mapping[str, Any],
+    names: tuple[str, ...],
+    x: Tensor,
+    *rows: Tensor,
+) -> Tensor:
+    return branch(block, x, **shared, **dict(zip(names, rows, strict=True)))
+
+
+def _apply(activation: Callable[[Tensor], Tensor], block: Any, out: Tensor) -> Tensor:
+    return activation(out)
+
+
+def _always(block: Any) -> bool:
+    return True
+
+
+@dataclass(frozen=True)
+class BlockSpec:
+    """What surgery knows of a block class.
+
+    Attributes:
+        residuals: its residual connections in forward order; the output of one is the input of the next.
+        is_residual: whether a block of the class has a residual connection at all.
+        per_sample: arguments of ``forward`` beside ``x`` that hold a row for each sample, where they have more than
+            one: gates of rows cut them to the surviving rows.
+        shared: arguments that all samples share, whatever their first dimension.
+        output: from the block and the last connection's output, what ``forward`` returns; None: that output.
+        gated: class to swap in; None: one is made.
+    """
+
+    residuals: tuple[Residual, ...]
+    is_residual: Callable[[Any], bool] = _always
+    per_sample: tuple[str, ...] = ()
+    shared: tuple[str, ...] = ()
+    output: Callable[[Any, Tensor], Any] | None = None
+    gated: type[nn.Module] | None = None
+
+    def split(
+        self, block: nn.Module, x: Tensor, arguments: Mapping[str, Any], by_row: bool
+    ) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return the arguments that have a row for each sample, and the others.
+
+        Raises:
+            TypeError: gates are drawn row by row, and nobody has said whether an argument as long as the batch holds a
+                row for each sample.
+        """
+        per_sample: dict[str, Tensor] = {}
+        shared: dict[str, Any] = {}
+        for name, value in arguments.items():
+            is_as_long = isinstance(value, Tensor) and value.dim() > 0 and len(value) == len(x)
+            if is_as_long and name in self.per_sample:
+                per_sample[name] = value
+                continue
+            if is_as_long and by_row and len(x) > 1 and name not in self.shared:
+                raise TypeError(
+                    f"{name} of {type(block).__name__} is as long as the batch of {len(x)}, and gates of rows do not "
+                    f"know whether it holds a row for each sample: name it in register_block, as "
+                    f"per_sample=[{name!r}] or as shared=[{name!r}]"
+                )
+            shared[name] = value
+        return per_sample, shared
 
 
 class GatedBlock(nn.Module):
@@ -98,58 +172,65 @@ class GatedBlock(nn.Module):
 
     Attributes:
         stodepth_original: the class that the block had.
-        stodepth_connections: in forward order; the output of one is the input of the next.
+        stodepth_spec: its residual connections.
+        stodepth_gate_names: names of the gates, in forward order.
     """
 
     stodepth_original: ClassVar[type[nn.Module]]
-    stodepth_connections: ClassVar[tuple[Connection, ...]]
+    stodepth_spec: ClassVar[BlockSpec]
+    stodepth_gate_names: ClassVar[tuple[str, ...]]
 
-    @classmethod
-    def stodepth_gate_names(cls) -> list[str]:
-        """Names of the gates, in forward order."""
-        count = len(cls.stodepth_connections)
-        return (
-            [f"stochastic_residual{number}" for number in range(1, count + 1)] if count > 1 else ["stochastic_residual"]
-        )
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.stodepth_add_gates()
+
+    def stodepth_add_gates(self) -> None:
+        """Add a gate for each residual connection, at survival probability 1."""
+        for name, residual in zip(self.stodepth_gate_names, self.stodepth_spec.residuals, strict=True):
+            gate = StochasticResidual()
+            gate._inplace, gate._may_alias = residual.inplace, True
+            self.add_module(name, gate.train(self.training))
 
     @property
     def stodepth_gates(self) -> list[StochasticResidual]:
         """The gates, in forward order."""
-        return [getattr(self, name) for name in self.stodepth_gate_names()]
+        return [getattr(self, name) for name in self.stodepth_gate_names]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the block's output for ``x``, ``(N, ...)``."""
-        draws = any(gate.draws() for gate in self.stodepth_gates)
-        return self._stodepth_forward_gated(x) if draws else self._stodepth_forward(x)
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Return what the original class returns for ``x``, ``(N, ...)``, and its further arguments."""
+        if args and is_proxy(args[0]):
+            return trace_as_leaf(self, *args, **kwargs)
+        # Nothing touches `x` before the compiler leaves this frame: its guards do not multiply with the shapes.
+        for gate in self.stodepth_gates:
+            if gate.draws():
+                return self._stodepth_forward_drawing(*args, **kwargs)
+        return self._stodepth_forward(False, *args, **kwargs)
 
-    def _stodepth_forward(self, x: Tensor) -> Tensor:
-        if isinstance(x, torch.fx.Proxy):
-            return trace_as_leaf(self, x)
-        for connection, gate in zip(self.stodepth_connections, self.stodepth_gates, strict=True):
-            x = connection.add(self, gate, x)
-        return x
+    @torch.compiler.disable
+    def _stodepth_forward_drawing(self, *args: Any, **kwargs: Any) -> Any:
+        return self._stodepth_forward(True, *args, **kwargs)
 
-    @torch.compiler.disable(recursive=False)
-    def _stodepth_forward_gated(self, x: Tensor) -> Tensor:
-        if isinstance(x, torch.fx.Proxy):
-            return trace_as_leaf(self, x)
-        for connection, gate in zip(self.stodepth_connections, self.stodepth_gates, strict=True):
-            x = connection.add_gated(self, gate, x)
-        return x
+    def _stodepth_forward(self, draws: bool, *args: Any, **kwargs: Any) -> Any:
+        x, arguments = self._stodepth_bind(*args, **kwargs)
+        spec = self.stodepth_spec
+        for residual, gate in zip(spec.residuals, self.stodepth_gates, strict=True):
+            x = residual.add(self, gate, x, arguments, draws)
+        return x if spec.output is None else spec.output(self, x)
+
+    def _stodepth_bind(self, *args: Any, **kwargs: Any) -> tuple[Tensor, dict[str, Any]]:
+        """Return ``x`` and the arguments beside it by their names in the original's ``forward``."""
+        if len(args) == 1 and not kwargs:
+            return args[0], {}
+        bound = signature(self.stodepth_original.forward).bind(self, *args, **kwargs)
+        _, x, *positional = bound.args
+        names = list(bound.arguments)[2:]
+        return x, {**dict(zip(names, positional, strict=False)), **bound.kwargs}
 
 
-@dataclass(frozen=True)
-class KnownBlock:
-    """What surgery knows of a block class.
-
-    Attributes:
-        connections: its residual connections in forward order.
-        mask: name of a submodule that masks the branch at random, whose place the gates take.
-        is_residual: whether a block of the class has a residual connection at all.
-        stochastic: class to swap in; None: one is made from ``connections``.
-    """
-
-    connections: tuple[Connection, ...]
-    mask: str | None = None
-    is_residual: Callable[[Any], bool] = lambda block: True
-    stochastic: type[nn.Module] | None = None
+def last_norm_of(block: nn.Module) -> nn.Module | None:
+    """Return the layer that a block's class names as ``last_norm``, unless a subclass has changed the branch since."""
+    definers = [cls for cls in type(block).__mro__ if {"branch", "last_norm"} & {*vars(cls)}]
+    is_property = hasattr(type(block), "last_norm")  # not a submodule of that name
+    if is_property and "last_norm" not in vars(definers[0]):
+        return None
+    return getattr(block, "last_norm", None)

@@ -1,29 +1,29 @@
 """The registry of blocks that surgery knows: those of torchvision and timm, and the ones that users register."""
 
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
 
-from .gated import Connection, GatedBlock, KnownBlock, affine
+from .gated import BlockSpec, GatedBlock, Residual, scalable_weights
 from .torchvision import TORCHVISION_BLOCKS
-
-__all__ = ["find_known", "known_names", "original_class", "register_block"]
 
 TIMM_MODULE = "timm.models.resnet"
 
-_known: dict[type[nn.Module], KnownBlock] = {}
+_specs: dict[type[nn.Module], BlockSpec] = {}
 
 
 def register_block(
     cls: type[nn.Module],
-    branch: Callable[[Any, Tensor], Tensor],
+    branch: Callable[..., Tensor],
     identity: Callable[[Any, Tensor], Tensor] | None = None,
     activation: Callable[[Any, Tensor], Tensor] | None = None,
     *,
     last_norm: Callable[[Any], nn.Module] | None = None,
+    per_sample: Iterable[str] = (),
+    shared: Iterable[str] = (),
 ) -> None:
     """Teach :func:`apply_stochastic_depth` a block that computes ``activation(identity(x) + branch(x))``.
 
@@ -31,14 +31,18 @@ def register_block(
     A class that is registered anew changes for the models that are stochastic already, too.
 
     Args:
-        cls: class whose ``forward`` takes one tensor.
-        branch: takes the block and ``x``, ``(N, ...)``; returns what is left out, without any stochastic depth of its
-            own. It keeps ``N``.
+        cls: class whose ``forward`` takes a tensor, and perhaps further arguments.
+        branch: takes the block and ``x``, ``(N, ...)``, and where it has more parameters, the further arguments of
+            ``forward`` by their names; returns what is left out, without any stochastic depth of its own. It keeps
+            ``N``.
         identity: the shortcut, from the block and ``x``; None: ``x`` itself.
         activation: what follows the sum, from the block and the sum; None: nothing.
         last_norm: from the block, the layer with weight and bias that ends the branch. What moves an evaluation scale
             into weights needs it: :func:`remove_stochastic_depth`, :func:`fold_rescale` and :func:`load_pretrained`
             under ``rescale="eval"``.
+        per_sample: names of further arguments that hold a row for each sample, ``(N, ...)``: gates of rows cut them to
+            the surviving rows.
+        shared: names of further arguments that all samples share, whatever their shape.
 
     Raises:
         TypeError: ``cls`` is not a class of modules, or another argument not a function.
@@ -46,49 +50,54 @@ def register_block(
     """
     if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
         raise TypeError(f"cls must be a subclass of torch.nn.Module, got {cls!r}")
-    if cls in TORCHVISION_BLOCKS or (cls.__module__ == TIMM_MODULE and find_known(cls)):
+    if cls in TORCHVISION_BLOCKS or (cls.__module__ == TIMM_MODULE and find_spec(cls)):
         raise ValueError(f"{cls.__module__}.{cls.__name__} is known already: register a subclass")
     functions = {"branch": branch, "identity": identity, "activation": activation, "last_norm": last_norm}
     for name, function in functions.items():
-        if not callable(function) and (function is not None or name == "branch"):
-            raise TypeError(
-                f"{name} must be a function of the block{' and x' * (name != 'last_norm')}, got {function!r}"
-            )
-    scaling: dict[str, Any] = {} if last_norm is None else {"scaling": lambda block: affine(last_norm(block))}
-    _enter(cls, KnownBlock((Connection(branch, identity, activation, **scaling),)))
+        if callable(function) or (function is None and name != "branch"):
+            continue
+        takes = "the block" if name == "last_norm" else "the block and x"
+        raise TypeError(f"{name} must be a function of {takes}, got {function!r}")
+    residual = Residual(branch, identity, activation)
+    if last_norm is not None:
+        residual = replace(residual, scalable_weights=lambda block: scalable_weights(last_norm(block)))
+    _enter(cls, BlockSpec((residual,), per_sample=tuple(per_sample), shared=tuple(shared)))
 
 
-def find_known(cls: type[nn.Module]) -> KnownBlock | None:
+def find_spec(cls: type[nn.Module]) -> BlockSpec | None:
     """Return what is known of exactly this class."""
-    if cls not in _known and cls.__module__ == TIMM_MODULE:
+    if cls not in _specs and cls.__module__ == TIMM_MODULE:
         from .timm import TIMM_BLOCKS  # timm is an optional dependency; here it is loaded already
 
-        for block, known in TIMM_BLOCKS.items():
-            if block not in _known:
-                _enter(block, known)
-    return _known.get(cls)
+        for block, spec in TIMM_BLOCKS.items():
+            if block not in _specs:
+                _enter(block, spec)
+    return _specs.get(cls)
 
 
-def known_names() -> str:
+def known_names() -> list[str]:
     """Names of the known classes, for messages."""
-    return ", ".join(dict.fromkeys(cls.__name__ for cls in _known))
+    return list(dict.fromkeys(cls.__name__ for cls in _specs))
 
 
 def original_class(cls: type[nn.Module]) -> type[nn.Module]:
     """Return the class that a stochastic block had, also one whose class was derived from since, or ``cls``."""
-    if issubclass(cls, GatedBlock):
-        return cls.stodepth_original
-    if cls in _known:
-        return cls
-    return next((original for original, known in _known.items() if issubclass(cls, known.stochastic or ())), cls)
+    return cls.stodepth_original if issubclass(cls, GatedBlock) else cls
 
 
-def _enter(cls: type[nn.Module], known: KnownBlock) -> None:
-    if known.stochastic is None:
-        gated: Any = _known[cls].stochastic if cls in _known else _make_gated(cls)
-        gated.stodepth_connections = known.connections  # of blocks that have the class already, too
-        known = replace(known, stochastic=gated)
-    _known[cls] = known
+def _enter(cls: type[nn.Module], spec: BlockSpec) -> None:
+    gated: Any = spec.gated
+    if gated is None:
+        # A class that is registered anew keeps its stochastic class, which blocks may have already.
+        gated = _specs[cls].gated if cls in _specs else _make_gated(cls)
+    count = len(spec.residuals)
+    if spec.gated is None:
+        numbers = range(1, count + 1)
+        gated.stodepth_gate_names = ("stochastic_residual",)
+        if count > 1:
+            gated.stodepth_gate_names = tuple(f"stochastic_residual{number}" for number in numbers)
+    gated.stodepth_spec = replace(spec, gated=gated)
+    _specs[cls] = gated.stodepth_spec
 
 
 def _make_gated(cls: type[nn.Module]) -> type[nn.Module]:
@@ -107,11 +116,11 @@ def _rebuild(cls: type[nn.Module]) -> nn.Module:
     Raises:
         ValueError: the class has not been registered in this process.
     """
-    known = find_known(cls)
-    if known is None or known.stochastic is None:
+    spec = find_spec(cls)
+    if spec is None or spec.gated is None:
         raise ValueError(f"{cls.__name__} is not registered: call register_block({cls.__name__}, ...) before loading")
-    return known.stochastic.__new__(known.stochastic)
+    return spec.gated.__new__(spec.gated)
 
 
-for _cls, _block in TORCHVISION_BLOCKS.items():
-    _enter(_cls, _block)
+for _cls, _spec in TORCHVISION_BLOCKS.items():
+    _enter(_cls, _spec)

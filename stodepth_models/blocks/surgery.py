@@ -4,21 +4,21 @@ Signature and drop rates follow MosaicML Composer's ``apply_stochastic_depth``; 
 arXiv:1603.09382.
 """
 
+import copy
 import difflib
 import logging
 from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
+from torchvision.models import ResNet
 
 from ..layers.draw import MODES, RESCALES, check_choice, check_flag, check_probability
-from ..layers.stochastic_gate import StochasticGate
+from ..layers.residual import StochasticGate, StochasticResidual
 from ..survival import linear_decay, uniform
-from .fold import fold_gates
-from .registry import find_known, known_names, original_class
-from .swap import check_swappable, gates_of, make_stochastic, restore
-
-__all__ = ["apply_stochastic_depth", "check_method", "remove_stochastic_depth"]
+from .fold import Gated, fold_gates
+from .gated import GatedBlock
+from .registry import find_spec, known_names, original_class
 
 logger = logging.getLogger("stodepth_models")
 
@@ -26,6 +26,9 @@ METHODS = {"block": "batch", "sample": "row", **{mode: mode for mode in MODES}}
 DISTRIBUTIONS = ("linear", "uniform")
 COMPOSER_NAMES = {"ResNetBottleneck": "Bottleneck"}
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+
+# What builders of this package write on the models they make.
+ATTRIBUTES_OF_BUILDERS = {"recipe", "built_with", "categories", "checkpoint_stages", "_hub_mixin_config"}
 
 
 def apply_stochastic_depth(
@@ -72,24 +75,22 @@ def apply_stochastic_depth(
     check_probability("drop_rate", drop_rate)
     blocks = _find_blocks(model, target_layer_name)
     for name, block in blocks:
-        if not gates_of(block):
-            check_swappable(name, block)
-    before = {gate: gate.eval_scale for _, block in blocks for gate in gates_of(block)}
+        if not isinstance(block, GatedBlock):
+            _check_swappable(name, block)
     count, last = len(blocks), 1.0 - drop_rate
-    probs = linear_decay(count, 1.0, last, rule="paper") if drop_distribution == "linear" else uniform(count, last)
+    probs = uniform(count, last)
+    if drop_distribution == "linear":
+        probs = linear_decay(count, 1.0, last, rule="paper")
+    before: dict[StochasticResidual, float] = {}
     for (_, block), survival_prob in zip(blocks, probs, strict=True):
-        for gate in gates_of(block) or make_stochastic(block):
+        if isinstance(block, GatedBlock):
+            before.update({gate: gate.eval_scale for gate in block.stodepth_gates})
+        else:
+            _make_stochastic(block)
+        for gate in block.stodepth_gates:  # type: ignore[union-attr]
             gate.survival_prob, gate.mode, gate.rescale = survival_prob, METHODS[stochastic_method], rescale
             gate.sync_gates = sync_gates
-    changed = [scale for gate, scale in before.items() if scale not in (1.0, gate.eval_scale)]
-    if changed:
-        logger.warning(
-            "%s computes something else in evaluation now: %d branches were scaled there, by %.3g on average; "
-            "fold_rescale before apply_stochastic_depth would have kept what it computed",
-            type(model).__name__,
-            len(changed),
-            sum(changed) / len(changed),
-        )
+    _log_changes(model, before)
     return count
 
 
@@ -124,25 +125,154 @@ def remove_stochastic_depth(model: nn.Module) -> None:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    blocks = [(name, module) for name, module in model.named_modules() if gates_of(module)]
-    staying = _gates_beside(model, [block for _, block in blocks])
+    blocks = _gated_blocks(model)
+    staying = _gates_beside(model, blocks)
     remark = f"gates written by hand stay, at {', '.join(staying)}" if staying else _seen(model)
     if not blocks:
         raise ValueError(f"model must have known blocks with stochastic depth, got {type(model).__name__}: {remark}")
-    for name, block in blocks:
-        check_swappable(name, block)
-    fold_gates([(name, block, gate) for name, block in blocks for gate in gates_of(block)])
-    for _, block in blocks:
-        restore(block)
+    _restore_blocks(blocks)
     if staying:
         logger.warning("%s: %s", type(model).__name__, remark)
 
 
-def _gates_beside(model: nn.Module, blocks: list[nn.Module]) -> list[str]:
+def to_torchvision(model: nn.Module) -> ResNet:
+    """Return a plain ``torchvision.models.ResNet`` with the same evaluation outputs; ``model`` is left as it is.
+
+    Evaluation scales are folded into the weights. The result needs nothing of this package, also when pickled, and
+    keeps the attributes that others have set on the model.
+
+    Args:
+        model: a model of the ImageNet family.
+
+    Raises:
+        TypeError: ``model`` is not a torchvision ResNet, or of a subclass of it.
+        ValueError: a model of the CIFAR family, which torchvision has no class for, or one with gates in other places
+            than its residual blocks, or in blocks that :func:`remove_stochastic_depth` refuses.
+    """
+    kind = type(model).__name__
+    if not isinstance(model, ResNet):
+        if _is_ours(type(model)):
+            raise ValueError(
+                f"model must be of the ImageNet family, torchvision has no {kind}: use fold_rescale(model)"
+            )
+        raise TypeError(f"model must be a torchvision ResNet with stochastic depth, got {kind}")
+    if _foreign_class(model) is not ResNet:
+        raise TypeError(
+            f"model must be a ResNet itself, got its subclass {kind}, whose own code would be lost: "
+            "use remove_stochastic_depth(model)"
+        )
+    _check_swappable("", model)
+    others = _gates_beside(model, _gated_blocks(model))
+    if others:
+        raise ValueError(f"gates must sit in torchvision's residual blocks, got others at {', '.join(others)}")
+    for _, block in _gated_blocks(model):
+        if not block.stodepth_original.__module__.startswith("torchvision."):
+            raise ValueError(f"gates must sit in torchvision's residual blocks, got one in {type(block).__name__}")
+    plain = copy.deepcopy(model)
+    _restore_blocks(_gated_blocks(plain))
+    if _is_ours(type(model)):
+        for attribute in vars(plain).keys() & ATTRIBUTES_OF_BUILDERS:
+            delattr(plain, attribute)
+    for module in plain.modules():
+        module.__class__ = _foreign_class(module)
+    return plain
+
+
+def _check_swappable(name: str, block: nn.Module) -> None:
+    """Refuse a block whose class does not decide what it computes.
+
+    Raises:
+        ValueError: the block has a ``forward`` of its own, or its class was derived from the stochastic one.
+    """
+    if "forward" in vars(block):
+        raise ValueError(
+            f"{name or 'the model'} has a forward method of its own, which would outlive a change of its class: "
+            "undo what has replaced it, or call apply_stochastic_depth first and remove_stochastic_depth last"
+        )
+    if not isinstance(block, GatedBlock):
+        return
+    gated: Any = block.stodepth_spec.gated or type(block)
+    if type(block) is not gated:
+        raise ValueError(
+            f"{name or 'the model'} is a {type(block).__name__}, made from {gated.__name__}, and would lose what "
+            "that class adds: undo that (parametrize, fully_shard), or call remove_stochastic_depth before it"
+        )
+
+
+def _make_stochastic(block: Any) -> None:
+    """Swap the class of a known block: its masks give way to gates."""
+    spec: Any = find_spec(type(block))
+    masks: dict[str, nn.Module] = {}
+    for residual in spec.residuals:
+        if isinstance(getattr(block, residual.mask or "", None), nn.Module):
+            masks.setdefault(residual.mask, getattr(block, residual.mask))
+    for name in masks:
+        setattr(block, name, nn.Identity())
+    vars(block)["_stodepth_masks"] = masks  # past the registration of submodules
+    block.__class__ = spec.gated
+    block.stodepth_add_gates()
+
+
+def _restore_blocks(blocks: list[tuple[str, GatedBlock]]) -> None:
+    """Give stochastic blocks their original classes, and their masks, back; scales move into the weights.
+
+    Raises:
+        ValueError: a block refuses. All are left as they were.
+    """
+    gates: list[Gated] = []
+    for name, block in blocks:
+        _check_swappable(name, block)
+        gates += [(name, block, gate) for gate in block.stodepth_gates]
+    fold_gates(gates)
+    for _, block in blocks:
+        for gate_name in block.stodepth_gate_names:
+            delattr(block, gate_name)
+        for mask_name, mask in _saved_masks(block).items():
+            setattr(block, mask_name, mask.train(block.training))
+        block.__class__ = block.stodepth_original  # type: ignore[assignment]
+
+
+def _saved_masks(block: GatedBlock) -> dict[str, nn.Module]:
+    saved = vars(block).pop("_stodepth_masks", {})
+    if "_mask" in vars(block):  # of a pickle of version 0.1.0: the one mask, in a tuple
+        name = block.stodepth_spec.residuals[0].mask
+        return {str(name): vars(block).pop("_mask")[0]}
+    return saved
+
+
+def _gated_blocks(model: nn.Module) -> list[tuple[str, GatedBlock]]:
+    return [(name, module) for name, module in model.named_modules() if isinstance(module, GatedBlock)]
+
+
+def _gates_beside(model: nn.Module, blocks: list[tuple[str, GatedBlock]]) -> list[str]:
     """Names of the gates that are not those of the given blocks."""
-    known = {gate for block in blocks for gate in gates_of(block)}
-    modules = model.named_modules()
-    return [name or "the model" for name, gate in modules if isinstance(gate, StochasticGate) and gate not in known]
+    known: set[nn.Module] = set()
+    for _, block in blocks:
+        known.update(block.stodepth_gates)
+    gates = [(name, module) for name, module in model.named_modules() if isinstance(module, StochasticGate)]
+    return [name or "the model" for name, gate in gates if gate not in known]
+
+
+def _log_changes(model: nn.Module, before: dict[StochasticResidual, float]) -> None:
+    changed = [scale for gate, scale in before.items() if scale not in (1.0, gate.eval_scale)]
+    if changed:
+        logger.warning(
+            "%s computes something else in evaluation now: %d branches were scaled there, by %.3g on average; "
+            "fold_rescale before apply_stochastic_depth would have kept what it computed",
+            type(model).__name__,
+            len(changed),
+            sum(changed) / len(changed),
+        )
+
+
+def _is_ours(cls: type) -> bool:
+    return cls.__module__.split(".")[0] == "stodepth_models"
+
+
+def _foreign_class(module: nn.Module) -> type[nn.Module]:
+    """The class of a module, or the nearest base that is not of this package."""
+    bases = original_class(type(module)).__mro__
+    return next(cls for cls in bases if not _is_ours(cls))
 
 
 def _find_blocks(model: nn.Module, target: str | type[nn.Module] | None) -> list[tuple[str, nn.Module]]:
@@ -151,49 +281,60 @@ def _find_blocks(model: nn.Module, target: str | type[nn.Module] | None) -> list
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     if not (target is None or isinstance(target, (str, type))):
         raise TypeError(f"target_layer_name must be a class, the name of one, or None, got {target!r}")
-    blocks = [(name, block) for name, block, cls in _known_blocks(model) if target is None or _matches(cls, target)]
-    if not blocks:
-        wanted = "a known residual block" if target is None else f"target_layer_name={target!r} among its known blocks"
-        names = [*COMPOSER_NAMES, *_names_of(model)]
-        near = difflib.get_close_matches(target, names, 1) if isinstance(target, str) else []
-        wanted += f", did you mean {near[0]!r}" if near else ""
-        raise ValueError(
-            f"{type(model).__name__} does not hold {wanted}; {_seen(model)}; known: {known_names()}; "
-            "teach others with register_block"
-        )
-    return blocks
+    known = list(_known_blocks(model))
+    blocks = [(name, block) for name, block, cls in known if target is None or _matches(cls, target)]
+    if blocks:
+        return blocks
+    wanted = "a known residual block"
+    if target is not None:
+        names = list(dict.fromkeys(name for _, _, cls in known for name in _names_of(cls)))
+        wanted = f"target_layer_name={target!r} among its known blocks: {', '.join(names) or 'none'}"
+        near = difflib.get_close_matches(str(target), names, 1)
+        if near:
+            wanted += f"; did you mean {near[0]!r}"
+    raise ValueError(
+        f"{type(model).__name__} does not hold {wanted}; {_seen(model)}; known: {', '.join(known_names())}; "
+        "teach others with register_block"
+    )
 
 
 def _known_blocks(model: nn.Module) -> Iterator[tuple[str, nn.Module, type[nn.Module]]]:
     for name, module in model.named_modules():
         cls = original_class(type(module))
-        known = find_known(cls)
-        if known is not None and known.is_residual(module):
+        spec = find_spec(cls)
+        if spec is not None and spec.is_residual(module):
             yield name, module, cls
 
 
-def _names_of(model: nn.Module) -> list[str]:
-    """What ``target_layer_name`` can say of this model."""
-    classes = [(cls, getattr(find_known(cls), "stochastic", None)) for _, _, cls in _known_blocks(model)]
-    return [cls.__name__ for pair in dict.fromkeys(classes) for cls in pair if cls]
+def _names_of(cls: type[nn.Module]) -> list[str]:
+    """What ``target_layer_name`` can say of a known class."""
+    names = [cls.__name__]
+    for composers, ours in COMPOSER_NAMES.items():
+        if ours in names:
+            names.append(composers)
+    gated = getattr(find_spec(cls), "gated", None)
+    if gated is not None:
+        names.append(gated.__name__)
+    return names
 
 
 def _matches(cls: type[nn.Module], target: str | type[nn.Module]) -> bool:
     if isinstance(target, str):
-        stochastic = getattr(find_known(cls), "stochastic", None)
-        return COMPOSER_NAMES.get(target, target) in [known.__name__ for known in (cls, stochastic) if known]
+        return target in _names_of(cls)
     return cls is original_class(target)
 
 
 def _seen(model: nn.Module) -> str:
     """The classes of modules that could be blocks: those that hold others."""
-    classes = dict.fromkeys(type(m) for m in model.modules() if next(m.children(), None) is not None)
-    for container in (type(model), *CONTAINERS):
-        classes.pop(container, None)
-    return f"block classes seen: {', '.join(dict.fromkeys(map(_name, classes))) or 'none'}"
+    classes: dict[type[nn.Module], None] = {}
+    for module in model.modules():
+        if next(module.children(), None) is not None and type(module) not in (type(model), *CONTAINERS):
+            classes[type(module)] = None
+    names = dict.fromkeys(map(_distinct_name, classes))
+    return f"block classes seen: {', '.join(names) or 'none'}"
 
 
-def _name(cls: type[nn.Module]) -> str:
+def _distinct_name(cls: type[nn.Module]) -> str:
     """The name of a class, with its module where it is that of a known one."""
-    is_namesake = cls.__name__ in known_names().split(", ") and find_known(original_class(cls)) is None
+    is_namesake = cls.__name__ in known_names() and find_spec(original_class(cls)) is None
     return f"{cls.__module__}.{cls.__name__}" if is_namesake else cls.__name__

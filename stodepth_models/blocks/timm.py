@@ -7,9 +7,7 @@ from timm.layers import CecaModule, EcaModule, EffectiveSEModule, SEModule
 from timm.models.resnet import BasicBlock, Bottleneck
 from torch import Tensor, nn
 
-from .gated import Connection, KnownBlock, Scaling, affine
-
-__all__ = ["TIMM_BLOCKS"]
+from .gated import BlockSpec, Residual, ScalableWeights, scalable_weights
 
 # Attention that multiplies its input by a function of the input's mean: the layer that sees that mean.
 _MEAN_LAYERS: dict[type[nn.Module], str] = {
@@ -39,28 +37,29 @@ def _shortcut(block: Any, x: Tensor) -> Tensor:
     return x if block.downsample is None else block.downsample(x)
 
 
-def _scaling(block: Any, norm: nn.Module) -> Scaling:
-    """Scale the norm; the attention behind it has to see the mean it has always seen."""
+def _attended_weights(block: Any, norm: nn.Module) -> ScalableWeights:
+    """The norm's weights; the attention behind it has to see the mean it has always seen."""
     if block.se is None:
-        return affine(norm)
+        return scalable_weights(norm)
     layer = _MEAN_LAYERS.get(type(block.se))
     if layer is None:
         raise ValueError(f"it ends in {type(block.se).__name__}, which a scaled input would change")
-    return [*affine(norm), (getattr(block.se, layer).weight, -1)]
+    return [*scalable_weights(norm), (getattr(block.se, layer).weight, -1)]
 
 
-def _known(branch: Callable[[Any, Tensor], Tensor], activation: str, norm: str) -> KnownBlock:
-    connection = Connection(
+def _resnet(branch: Callable[[Any, Tensor], Tensor], activation: str, norm: str) -> BlockSpec:
+    residual = Residual(
         branch,
         _shortcut,
-        lambda block, out: getattr(block, activation)(out),
+        activation,
+        mask="drop_path",
         inplace=True,
-        scaling=lambda block: _scaling(block, getattr(block, norm)),
+        scalable_weights=lambda block: _attended_weights(block, getattr(block, norm)),
     )
-    return KnownBlock((connection,), mask="drop_path")
+    return BlockSpec((residual,))
 
 
-TIMM_BLOCKS: dict[type[nn.Module], KnownBlock] = {
-    BasicBlock: _known(_basic_branch, "act2", "bn2"),
-    Bottleneck: _known(_bottleneck_branch, "act3", "bn3"),
+TIMM_BLOCKS: dict[type[nn.Module], BlockSpec] = {
+    BasicBlock: _resnet(_basic_branch, "act2", "bn2"),
+    Bottleneck: _resnet(_bottleneck_branch, "act3", "bn3"),
 }

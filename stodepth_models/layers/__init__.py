@@ -1,9 +1,7 @@
 """Modules that skip work: a gated residual connection, a gated block, drop-path, and stages of blocks."""
 
-from .functional import drop_path
-from .residual import DropPath, StochasticResidual
+from .drop_path import DropPath, drop_path
+from .residual import StochasticDepthBlock, StochasticGate, StochasticResidual
 from .stage import Stage
-from .stochastic_gate import StochasticGate
-from .whole_block import StochasticDepthBlock
 
 __all__ = ["DropPath", "Stage", "StochasticDepthBlock", "StochasticGate", "StochasticResidual", "drop_path"]

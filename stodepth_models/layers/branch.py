@@ -1,6 +1,6 @@
-"""What a gate must know of the branch it skips: the modules behind the callable, their dtype and their collectives."""
+"""What a gate must know of the branch it skips: the modules behind the callable, and what they need."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from types import CellType
 from typing import Any
@@ -8,96 +8,123 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
-from torch.nn.parallel import DistributedDataParallel
+from torch.autograd import Function
+from torch.nn import Parameter
 from torch.utils.hooks import RemovableHandle
 
-from .functional import keep_in_graph
+Branch = Callable[..., Tensor]
 
-__all__ = [
-    "Branch",
-    "call_with_one_row",
-    "keep_in_ddp_graph",
-    "last_norm",
-    "modules_of",
-    "output_dtype",
-    "refuse_collectives",
-]
-
-Branch = Callable[[Tensor], Tensor]
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
-@torch.compiler.disable
-def call_with_one_row(branch: Branch, row: Tensor) -> Tensor:
-    """Call the branch, in which a batch norm may see one value a channel.
+def call_on_single_row(branch: Branch, row: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """Call the branch on one row, of which a batch norm on a 1x1 map sees a single value a channel.
 
-    Such a norm takes its running statistics and leaves them, and one that keeps none returns its bias: the value less
-    itself, scaled.
+    Such a norm uses its running statistics for this call and does not update them.
     """
-    frozen: list[nn.Module] = []
-    doubled: list[nn.Module] = []
+    evaluating: list[nn.Module] = []
+    is_active = True
 
-    def prepare(norm: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-        if inputs[0].numel() != inputs[0].size(1):
-            return None
-        if not norm.track_running_stats:
-            doubled.append(norm)
-            return (torch.cat([inputs[0], inputs[0]]),)  # alone it would be refused
-        if norm.training:
+    def evaluate(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        # A hook that an interrupt left behind finds the call over, and does nothing.
+        is_single_value = inputs[0].numel() == inputs[0].size(1)
+        if is_active and is_single_value and norm.training and norm.track_running_stats:
+            evaluating.append(norm)
             norm.training = False
-            frozen.append(norm)
-        return None
 
-    def halve(norm: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> Tensor | None:
-        if norm not in doubled:
-            return None
-        doubled.remove(norm)
-        return out[:1]
-
-    norms: list[nn.Module] = [m for root in modules_of(branch) for m in root.modules() if isinstance(m, _BatchNorm)]
     hooks: list[RemovableHandle] = []
-    for norm in norms:
-        hooks.append(norm.register_forward_pre_hook(prepare))
-        if not norm.track_running_stats:
-            hooks.append(norm.register_forward_hook(halve))
     try:
-        return branch(row)
+        for module in _all_modules(branch):
+            if isinstance(module, BATCH_NORMS):
+                hooks.append(module.register_forward_pre_hook(evaluate))
+        return branch(row, *args, **kwargs)
     finally:
+        is_active = False
+        for norm in evaluating:
+            norm.training = True
         for hook in hooks:
             hook.remove()
-        for norm in frozen:
-            norm.training = True
 
 
 def refuse_collectives(branch: Branch) -> None:
-    """Refuse a SyncBatchNorm among ranks that draw their own gates, which would hang.
+    """Refuse what waits for all ranks, inside a branch that ranks drop by gates of their own.
 
     Raises:
-        RuntimeError: the branch has one, and there is more than one rank.
+        RuntimeError: the branch has a SyncBatchNorm or an FSDP2 unit, and there is more than one rank.
     """
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         return
-    if any(isinstance(m, nn.SyncBatchNorm) and m.training for root in modules_of(branch) for m in root.modules()):
-        raise RuntimeError(
-            "a SyncBatchNorm in a stochastic branch waits for the ranks that drop the branch; "
-            "build the model with sync_gates=True"
-        )
+    from torch.distributed.fsdp import FSDPModule  # a second of import time
+
+    for module in _all_modules(branch):
+        if isinstance(module, FSDPModule) or (isinstance(module, nn.SyncBatchNorm) and module.training):
+            kind = "an FSDP unit" if isinstance(module, FSDPModule) else "a SyncBatchNorm"
+            raise RuntimeError(
+                f"{kind} in a stochastic branch waits for the ranks that drop the branch; "
+                "build the model with sync_gates=True"
+            )
 
 
-def keep_in_ddp_graph(x: Tensor, branch: Branch, alias: bool = False) -> Tensor:
+def zero_gradients_for_ddp(x: Tensor, branch: Branch, alias: bool = False) -> Tensor:
     """Give the branch's parameters gradients of zeros where DistributedDataParallel waits for them.
 
-    There the result is a copy of ``x``, or with ``alias`` a view.
+    There the result is a copy of ``x``, or with ``alias`` a view; elsewhere ``x`` itself.
     """
-    if DistributedDataParallel._get_active_ddp_module() is None:
+    if not _is_inside_ddp():
         return x
-    parameters = [p for module in modules_of(branch) for p in module.parameters() if p.requires_grad]
-    return keep_in_graph(x, parameters, alias) if parameters else x
+    parameters = [parameter for parameter in _parameters(branch) if parameter.requires_grad]
+    return with_zero_gradients(x, parameters, alias) if parameters else x
+
+
+def with_zero_gradients(x: Tensor, parameters: Iterable[Parameter], alias: bool = False) -> Tensor:
+    """Return a copy of ``x`` whose backward pass gives every parameter a gradient of zeros.
+
+    Args:
+        x: any tensor.
+        parameters: what gets the zeros.
+        alias: return a view instead of a copy. Only for callers that write nothing into it, which autograd refuses.
+    """
+    return _WithZeroGradients.apply(x, alias, *parameters)
+
+
+class _WithZeroGradients(Function):
+    @staticmethod
+    def forward(x: Tensor, alias: bool, *parameters: Parameter) -> Tensor:
+        return x.view_as(x) if alias else x.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.parameters = inputs[2:]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return grad, None, *(torch.zeros_like(parameter) for parameter in ctx.parameters)
+
+
+def _is_inside_ddp() -> bool:
+    """Whether the forward pass of a DistributedDataParallel is at work, not merely some process group."""
+    from torch.nn.parallel import DistributedDataParallel
+
+    find = getattr(DistributedDataParallel, "_get_active_ddp_module", None)
+    if find is None:
+        # Without the name, zeros wherever there are ranks: optimizers then decay the parameters of dropped branches.
+        return dist.is_available() and dist.is_initialized()
+    return find() is not None
 
 
 def modules_of(branch: Branch) -> list[nn.Module]:
     """Modules behind a callable: itself, the owner of a method, or what a closure or partial holds, however deep."""
     return list(dict.fromkeys(_held_modules(branch, set())))
+
+
+def _all_modules(branch: Branch) -> Iterator[nn.Module]:
+    for root in modules_of(branch):
+        yield from root.modules()
+
+
+def _parameters(branch: Branch) -> Iterator[Parameter]:
+    for root in modules_of(branch):
+        yield from root.parameters()
 
 
 def _held_modules(held: Any, seen: set[int]) -> Iterator[nn.Module]:
@@ -117,32 +144,8 @@ def _parts(held: Any) -> list[Any]:
         return list(held.values())
     if isinstance(held, partial):
         return [held.func, held.args, held.keywords]
-    cells = [cell for cell in getattr(held, "__closure__", None) or () if cell != CellType()]  # but empty ones
-    return [getattr(held, "__self__", None), *(cell.cell_contents for cell in cells)]
-
-
-def last_norm(branch: Branch) -> nn.Module | None:
-    """Return the normalisation that ends the branch of a block that names it."""
-    norms = (getattr(module, "last_norm", None) for module in modules_of(branch))
-    return next((norm for norm in norms if isinstance(norm, nn.Module)), None)
-
-
-def output_dtype(x: Tensor, branch: Branch | None = None) -> torch.dtype:
-    """Dtype of a convolution's output for ``x``, or of the normalisation that ends the branch of a block."""
-    kind = x.device.type
-    castable = x.dtype in (torch.float16, torch.bfloat16, torch.float32) and not x.is_meta  # meta knows no autocast
-    dtype = torch.get_autocast_dtype(kind) if castable and torch.is_autocast_enabled(kind) else x.dtype
-    if branch is None or dtype == x.dtype or torch.compiler.is_compiling():
-        return dtype
-    norm = last_norm(branch)
-    if norm is None or isinstance(norm, _NormBase):
-        return dtype
-    training = [module for module in norm.modules() if module.training]
-    try:
-        for module in training:
-            module.training = False  # a norm of its own kind may keep statistics, which must not see this
-        with torch.no_grad():
-            return norm.forward(x.new_empty((0, *x.shape[1:]), dtype=dtype)).dtype  # past the hooks
-    finally:
-        for module in training:
-            module.training = True
+    parts = [getattr(held, "__self__", None)]
+    for cell in getattr(held, "__closure__", None) or ():
+        if cell != CellType():  # an empty cell has no contents to ask for
+            parts.append(cell.cell_contents)
+    return parts

@@ -40,6 +40,8 @@ def check_probability(name: str, value: float) -> float:
         TypeError: ``value`` is not a real number.
         ValueError: ``value`` is outside ``[0, 1]`` or nan.
     """
+    if isinstance(value, Tensor) and value.numel() == 1:
+        value = value.item()
     if isinstance(value, bool) or not isinstance(value, Real):  # NumPy's numbers, too
         raise TypeError(f"{name} must be a probability in [0, 1], got {value!r} of type {type(value).__name__}")
     if not 0.0 <= value <= 1.0:  # `not ...` also refuses nan

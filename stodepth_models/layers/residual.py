@@ -1,26 +1,88 @@
-"""Modules that skip work at random: a gated residual connection, and drop-path."""
+"""Modules that skip work at random: a gated residual connection, and a gated block.
+
+The path of ``x`` through a gate reads from top to bottom: :meth:`StochasticResidual.forward` decides whether gates are
+drawn, ``_forward_gated`` draws them, takes the surviving rows, calls the branch on them, and adds its output.
+"""
 
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
 import torch
-import torch.fx
 from torch import Tensor, nn
 
-from .branch import Branch, call_with_one_row, keep_in_ddp_graph, output_dtype, refuse_collectives
-from .draw import MODES, RESCALES, Rows, check_choice, check_probability, count_rows, draw_batch, draw_rows
-from .eager import EAGER_DEVICES, call_eagerly, for_any_batch
-from .functional import add_residual, drop_path, is_transformed, relu_once
-from .recompute import save_instead
-from .rows import add_rows, select_rows, take_rows
-from .stochastic_gate import EVAL_SCALE, StochasticGate
+from .branch import Branch, call_on_single_row, refuse_collectives, zero_gradients_for_ddp
+from .draw import MODES, RESCALES, Rows, check_choice, check_flag, check_probability, count_rows, draw_batch, draw_rows
+from .rows import add_residual, add_rows, save_input_instead_of_rows, select_rows, take_rows
+from .tracing import is_exported, is_proxy, is_transformed, trace_as_leaf
 
-__all__ = ["DropPath", "StochasticResidual"]
+EVAL_SCALE = "eval_scale"  # entry of a gate in the metadata of a state dict
 
-torch.fx.wrap("drop_path")  # one node of an FX graph, which would freeze its draw
+ALL_ROWS: Rows = (slice(0, None),)  # the gate of a batch that survives whole
 
-ALL: Rows = (slice(0, None),)  # the gate of a batch that survives whole
+
+class StochasticGate(nn.Module):
+    """Base of every module with a survival probability: what :func:`survival_probs` and the schedules look for.
+
+    Args:
+        survival_prob: chance in ``[0, 1]`` that the gated work is done in a training step.
+        sync_gates: all ranks of the default process group take the gates of rank 0. Needed where the gated work
+            holds collectives (SyncBatchNorm, FSDP units), which would wait for ranks that skip it, and under FSDP2
+            wherever its units are: it reduces the gradients that a rank has, position by position. Gates of rows
+            need batches of one size on all ranks.
+
+    Attributes:
+        last_share: share in ``[0, 1]`` of the rows that survived when gates were last drawn.
+
+    Raises:
+        TypeError: ``survival_prob`` is no number, or ``sync_gates`` no bool.
+        ValueError: ``survival_prob`` outside ``[0, 1]`` or nan.
+    """
+
+    def __init__(self, survival_prob: float = 1.0, sync_gates: bool = False) -> None:
+        super().__init__()
+        self.survival_prob = survival_prob
+        self.sync_gates = check_flag("sync_gates", sync_gates)
+        self.last_share = 1.0
+
+    @property
+    def survival_prob(self) -> float:
+        """Chance in ``[0, 1]`` that the gated work is done in a training step."""
+        return self._survival_prob
+
+    @survival_prob.setter
+    def survival_prob(self, value: float) -> None:
+        self._survival_prob = check_probability("survival_prob", value)
+        # Compiled code guards on this flag, so that a schedule that moves the probability does not recompile.
+        self._always_survives = self._survival_prob == 1.0
+
+    def draws(self) -> bool:
+        """Return whether a forward pass draws gates now: in training, at a survival probability below 1.
+
+        Raises:
+            RuntimeError: the pass is being exported, which would freeze the gates.
+        """
+        if not self.training or self._always_survives:
+            return False
+        if is_exported():
+            raise RuntimeError("a training model would be exported with its gates frozen: call model.eval() first")
+        return True
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """What ``torch.jit.script`` calls first; the language that it compiles has no gates."""
+        raise RuntimeError(
+            "torch.jit.script cannot compile gates: call to_torchvision(model), or remove_stochastic_depth(model), "
+            "and script the plain model"
+        )
+
+
+def draws_anywhere(model: nn.Module) -> bool:
+    """Return whether a forward pass draws a gate.
+
+    The compiler guards on every gate that is asked. The last one survives least, so it is the first to draw.
+    """
+    gates = [module for module in model.modules() if isinstance(module, StochasticGate)]
+    return any(gate.draws() for gate in reversed(gates))
 
 
 class StochasticResidual(StochasticGate):
@@ -39,31 +101,30 @@ class StochasticResidual(StochasticGate):
         rescale: where the expectation is matched. ``"eval"``: branch times ``survival_prob`` in evaluation, as in the
             paper. ``"train"``: surviving branch divided by ``survival_prob`` in training. ``"none"``: neither.
         sync_gates: see :class:`StochasticGate`.
-        inplace: add into the branch's output and keep its dtype, as torchvision's blocks do. Only for a branch that
-            ends in an operation which autograd lets be overwritten, such as batch norm.
-        may_alias: return ``identity`` itself, instead of a copy, where every row is dropped. Only for callers that
-            write nothing into it.
 
     Raises:
         TypeError: ``survival_prob`` is no number.
         ValueError: ``survival_prob`` outside ``[0, 1]`` or nan, unknown ``mode`` or ``rescale``.
     """
 
+    # Set by blocks that own the gate. `_inplace`: add into the branch's output and keep its dtype, see add_residual.
+    # `_may_alias`: return `identity` itself, instead of a copy, where every row is dropped.
+    _inplace = False
+    _may_alias = False
+
     def __init__(
-        self,
-        survival_prob: float = 1.0,
-        mode: str = "batch",
-        rescale: str = "eval",
-        *,
-        sync_gates: bool = False,
-        inplace: bool = False,
-        may_alias: bool = False,
+        self, survival_prob: float = 1.0, mode: str = "batch", rescale: str = "eval", *, sync_gates: bool = False
     ) -> None:
         super().__init__(survival_prob, sync_gates)
         self.mode = mode
         self.rescale = rescale
-        self.inplace = inplace
-        self.may_alias = may_alias
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Pickles of version 0.1.0 have the two settings under public names.
+        for name in ("inplace", "may_alias"):
+            if name in state:
+                state[f"_{name}"] = state.pop(name)
+        super().__setstate__(state)
 
     @property
     def mode(self) -> str:
@@ -89,129 +150,163 @@ class StochasticResidual(StochasticGate):
         return self.survival_prob if self.rescale == "eval" else 1.0
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        """Note the scale beside the weights, where PyTorch notes versions: what loads the file keeps the function."""
+        """Save the scale beside the weights, where PyTorch saves versions: what loads the file keeps the function."""
         super()._save_to_state_dict(destination, prefix, keep_vars)
         if hasattr(destination, "_metadata"):
             destination._metadata[prefix[:-1]][EVAL_SCALE] = self.eval_scale
 
-    def has_dropped_all(self) -> bool:
-        """Return whether the last forward pass left the branch out for every row."""
-        return self.last_share == 0.0 if self.draws() else not self.training and self.eval_scale == 0.0
-
-    def forward(self, branch: Branch, x: Tensor, identity: Tensor) -> Tensor:
+    def forward(self, branch: Branch, x: Tensor, identity: Tensor, *args: Tensor) -> Tensor:
         """Return ``identity`` plus the gated branch.
 
         Args:
-            branch: function of ``x``, called at most once, that does not overwrite it. Under DistributedDataParallel it
-                must be a module, a method of one, or a closure over modules: a dropped branch contributes zeros to
-                their gradients.
+            branch: function of ``x`` and ``args``, called at most once, that does not overwrite them. Under
+                DistributedDataParallel it must be a module, a method of one, or a closure over modules: a dropped
+                branch contributes zeros to their gradients.
             x: input of the branch, ``(N, ...)``.
             identity: output of the shortcut, same shape as the branch's output.
+            *args: further inputs of the branch with a row for each sample, ``(N, ...)``: those of the surviving rows
+                enter the branch.
 
         Raises:
             RuntimeError: a training model is exported or traced, a SyncBatchNorm would wait for ranks with other
                 gates, or a branch overwrites the rows that it shares with the shortcut.
         """
         if self.draws():
-            if isinstance(x, torch.fx.Proxy):
+            if is_proxy(x):
                 raise RuntimeError(
                     "an FX graph would freeze the gates of a StochasticResidual: keep the module that holds it whole, "
                     'as in create_feature_extractor(..., tracer_kwargs={"leaf_modules": [Block]})'
                 )
-            return self.forward_gated(branch, x, identity)
+            return self._forward_gated(branch, x, identity, *args)
         scale = 1.0 if self.training else self.eval_scale
         if scale == 0.0:
-            return self._without_branch(branch, identity)
-        return add_residual(identity, branch(x), scale, self.inplace)
+            return identity if self._may_alias else identity.clone()
+        return add_residual(identity, branch(x, *args), scale, self._inplace)
 
-    # Gates are Python control flow. The compiler does not trace into it, but compiles the branch that it calls: one
-    # graph a branch, not one for each pattern of gates. Everything else called from here is disabled for it.
-    @torch.compiler.disable(recursive=False)
-    def forward_gated(self, branch: Branch, x: Tensor, identity: Tensor, relu: bool = False) -> Tensor:
-        """What :meth:`forward` returns where gates are drawn; with ``relu``, the ReLU of it."""
+    # Gates are Python control flow, and compiled branches trained 1.14 to 1.23 times slower than eager ones: the
+    # compiler leaves every pass that draws gates alone.
+    @torch.compiler.disable
+    def _forward_gated(self, branch: Branch, x: Tensor, identity: Tensor, *args: Tensor) -> Tensor:
         survivors = self._draw(branch, len(x))
+        scale = 1.0 / self.survival_prob if self.rescale == "train" and self.survival_prob else 1.0
         if survivors is None:
-            return self._drop(branch, identity, relu)
-        rows, version = x, None
-        memory: AbstractContextManager[Any] = nullcontext()
-        if survivors is not ALL:
-            if isinstance(survivors, Tensor):
-                survivors = survivors.to(x.device, non_blocking=True)
-            rows, shared = select_rows(x, survivors)
-            if identity is x:
-                identity = shared
-                version = None if rows.is_inference() or is_transformed() else rows._version
-            if torch.is_grad_enabled() and not is_transformed():
-                memory = save_instead(x, rows, partial(take_rows, rows=survivors))
-        with memory:
-            if len(rows) == 1:
-                out = call_with_one_row(branch, rows)
-            elif rows.device.type in EAGER_DEVICES:
-                out = call_eagerly(branch, rows)
-            else:
-                out = branch(for_any_batch(rows))
+            dropped = zero_gradients_for_ddp(identity, branch, self._may_alias)
+            is_shared = dropped is identity and not self._may_alias
+            return identity.clone() if is_shared else dropped
+        if survivors is ALL_ROWS:
+            out = call_on_single_row(branch, x, *args) if len(x) == 1 else branch(x, *args)
+            return add_residual(identity, out, scale, self._inplace)
+        if isinstance(survivors, Tensor):
+            survivors = survivors.to(x.device, non_blocking=True)
+        rows, shared = select_rows(x, survivors)
+        version = None
+        if identity is x:
+            identity = shared
+            version = _version_of(rows)
+        out = self._call_on_rows(branch, x, rows, survivors, [take_rows(arg, survivors) for arg in args])
         if version is not None and rows._version != version:
+            # The shortcut would see the change where rows share its memory, and not where they are a copy.
             raise RuntimeError(
                 "the branch overwrites its input, of which it sees some rows only, so that the shortcut would not see "
                 "the change: let its first layer work with inplace=False"
             )
-        return self._add(identity, out, survivors, relu)
+        return add_rows(identity, out, survivors, scale, out.dtype if self._inplace else None)
 
-    @torch.compiler.disable
     def _draw(self, branch: Branch, batch: int) -> Rows | None:
-        """Surviving rows: None for no row, ``ALL`` for every row."""
+        """Draw the surviving rows: None for no row, ``ALL_ROWS`` for every row."""
         if not self.sync_gates:
             refuse_collectives(branch)
-        count, rows = 0, ALL
-        if self.survival_prob > 0.0 and self.mode == "batch":
-            count = batch if draw_batch(self.survival_prob, self.sync_gates) else 0
-        elif self.survival_prob > 0.0:
-            rows = draw_rows(self.mode, self.survival_prob, batch, self.sync_gates)
-            count = count_rows(rows)
+        try:
+            count, rows = self._draw_rows(batch)
+        except RuntimeError as error:
+            if not is_transformed():
+                raise
+            raise RuntimeError(
+                f"a {type(self).__name__} in training draws gates, and all calls of a vmap need the same ones: "
+                "vmap(..., randomness='same'), or model.eval()"
+            ) from error
         self.last_share = count / max(batch, 1)
-        return None if count == 0 else ALL if count == batch else rows
+        if count == 0:
+            return None
+        return ALL_ROWS if count == batch else rows
 
-    @torch.compiler.disable
-    def _add(self, identity: Tensor, branch: Tensor, rows: Rows, relu: bool) -> Tensor:
-        scale = 1.0 / self.survival_prob if self.rescale == "train" else 1.0
-        if rows is ALL:
-            out = add_residual(identity, branch, scale, self.inplace)
-            return out.relu_() if relu else out
-        return add_rows(identity, branch, rows, scale, branch.dtype if self.inplace else None, relu)
+    def _draw_rows(self, batch: int) -> tuple[int, Rows]:
+        """Return the number of surviving rows, and the rows themselves."""
+        if self.survival_prob == 0.0:
+            return 0, ALL_ROWS
+        if self.mode == "batch":
+            return batch * draw_batch(self.survival_prob, self.sync_gates), ALL_ROWS
+        rows = draw_rows(self.mode, self.survival_prob, batch, self.sync_gates)
+        return count_rows(rows), rows
 
-    @torch.compiler.disable
-    def _drop(self, branch: Branch, identity: Tensor, relu: bool) -> Tensor:
-        out = keep_in_ddp_graph(self._without_branch(branch, identity), branch, alias=relu)
-        return relu_once(out) if relu else out
-
-    def _without_branch(self, branch: Branch, identity: Tensor) -> Tensor:
-        dtype = output_dtype(identity, branch) if self.inplace else identity.dtype
-        return identity.to(dtype, copy=not self.may_alias)
+    def _call_on_rows(self, branch: Branch, x: Tensor, rows: Tensor, survivors: Rows, args: list[Tensor]) -> Tensor:
+        """Call the branch on the surviving rows; autograd saves ``x`` in their place."""
+        memory: AbstractContextManager[Any] = nullcontext()
+        if torch.is_grad_enabled() and not is_transformed():
+            memory = save_input_instead_of_rows(x, rows, partial(take_rows, rows=survivors))
+        with memory:
+            return call_on_single_row(branch, rows, *args) if len(rows) == 1 else branch(rows, *args)
 
     def extra_repr(self) -> str:
         return f"survival_prob={self.survival_prob:.4g}, mode={self.mode!r}, rescale={self.rescale!r}"
 
 
-class DropPath(nn.Module):
-    """Zero random rows in training (Larsson et al., arXiv:1605.07648); see :func:`drop_path`.
+def _version_of(rows: Tensor) -> int | None:
+    """How often a tensor was changed in place; None where PyTorch does not count."""
+    return None if rows.is_inference() or is_transformed() else rows._version
+
+
+class StochasticDepthBlock(StochasticGate):
+    """Leave out a whole block at random, down to its shortcut.
+
+    In training the block, or with probability ``1 - stoch_depth_probability`` its shortcut alone: one gate a forward
+    pass. In evaluation the block, unscaled.
 
     Args:
-        p: chance in ``[0, 1]`` that a row is *kept*.
-        inplace: overwrite the input.
+        block: module with a ``shortcut`` (or ``downsample``) module; None stands for the identity.
+        stoch_depth_probability: chance in ``[0, 1]`` that the block is kept; can be read and set later.
+        sync_gates: see :class:`StochasticGate`.
 
     Raises:
-        TypeError: ``p`` is no number.
-        ValueError: ``p`` outside ``[0, 1]`` or nan.
+        TypeError: ``block`` has no ``shortcut`` and no ``downsample``, or the probability is no number.
+        ValueError: ``stoch_depth_probability`` outside ``[0, 1]`` or nan.
     """
 
-    def __init__(self, p: float = 0.5, inplace: bool = False) -> None:
-        super().__init__()
-        self.p = check_probability("p", p)
-        self.inplace = inplace
+    def __init__(self, block: nn.Module, stoch_depth_probability: float, *, sync_gates: bool = False) -> None:
+        check_probability("stoch_depth_probability", stoch_depth_probability)
+        if not (hasattr(block, "shortcut") or hasattr(block, "downsample")):
+            raise TypeError(f"block must have a shortcut or a downsample, got {type(block).__name__} without either")
+        super().__init__(stoch_depth_probability, sync_gates)
+        self.block = block
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return ``drop_path(x, p)`` in training, ``x`` in evaluation; ``x`` is ``(N, ...)``."""
-        return drop_path(x, self.p, self.inplace) if self.training else x
+    @property
+    def stoch_depth_probability(self) -> float:
+        """Chance in ``[0, 1]`` that the block is kept; another name of ``survival_prob``."""
+        return self.survival_prob
+
+    @stoch_depth_probability.setter
+    def stoch_depth_probability(self, value: float) -> None:
+        self.survival_prob = check_probability("stoch_depth_probability", value)
+
+    def forward(self, x: Tensor) -> Any:
+        """Return ``block(x)``, or in training at random ``shortcut(x)``; ``x`` is ``(N, ...)``."""
+        if is_proxy(x):
+            return trace_as_leaf(self, x)
+        return self._forward_gated(x) if self.draws() else self.block(x)
+
+    @torch.compiler.disable
+    def _forward_gated(self, x: Tensor) -> Tensor:
+        if not self.sync_gates:
+            refuse_collectives(self.block)
+        survives = draw_batch(self.survival_prob, self.sync_gates)
+        self.last_share = float(survives)
+        if survives:
+            return call_on_single_row(self.block, x) if len(x) == 1 else self.block(x)
+        shortcut = getattr(self.block, "shortcut", None) or getattr(self.block, "downsample", None)
+        if shortcut is not None:
+            return zero_gradients_for_ddp(shortcut(x), self.block)
+        # A copy: what follows may write in place, and autograd, or a caller, still need the input.
+        return zero_gradients_for_ddp(x.clone(), self.block)
 
     def extra_repr(self) -> str:
-        return f"p={self.p:.4g}, inplace={self.inplace}"
+        return f"survival_prob={self.survival_prob:.4g}"

@@ -7,12 +7,10 @@ from typing import Any
 
 import torch.fx
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from .stochastic_gate import StochasticGate, draws_anywhere
-
-__all__ = ["Stage"]
+from .branch import BATCH_NORMS
+from .residual import StochasticGate, draws_anywhere
 
 SETTINGS = ("survival_prob", "mode", "rescale")  # of a gate, which a schedule may move before the backward pass
 
@@ -79,7 +77,9 @@ class _SecondPass(AbstractContextManager[None]):
     """
 
     def __init__(self, modules: list[nn.Module]) -> None:
-        self._norms: list[Any] = [m for m in modules if isinstance(m, _BatchNorm) and m.num_batches_tracked is not None]
+        self._norms: list[Any] = [
+            m for m in modules if isinstance(m, BATCH_NORMS) and m.num_batches_tracked is not None
+        ]
         gates = [module for module in modules if isinstance(module, StochasticGate)]
         settings = [(gate, name) for gate in gates for name in SETTINGS if hasattr(gate, name)]
         self._settings = [(gate, name, getattr(gate, name)) for gate, name in settings]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models import WeightsEnum, get_model_builder
 
-from ..layers.stochastic_gate import StochasticGate
+from ..layers.residual import StochasticGate
 from ..survival import set_survival_probs
 from ..zoo import builder_names
 from .checkpoint import parse_config, read_file, write_file

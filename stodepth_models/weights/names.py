@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..layers.stochastic_gate import EVAL_SCALE
+from ..layers.residual import EVAL_SCALE
 from .errors import CheckpointError
 
 __all__ = [

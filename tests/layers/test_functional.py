@@ -5,7 +5,9 @@ import itertools
 import pytest
 import torch
 
-from stodepth_models.layers.functional import add_residual, drop_path, keep_in_graph
+from stodepth_models.layers.branch import with_zero_gradients
+from stodepth_models.layers.drop_path import drop_path
+from stodepth_models.layers.rows import add_residual
 
 
 @pytest.mark.parametrize(("scale", "inplace"), [*itertools.product([1.0, 0.3], [False, True])])
@@ -29,9 +31,9 @@ def test_add_residual_of_a_frozen_branch_to_a_trained_shortcut(scale):
     assert torch.equal(identity.grad, torch.ones(3, 4))
 
 
-def test_keep_in_graph_gives_zeros_and_copies():
+def test_with_zero_gradients_gives_zeros_and_copies():
     x, weight = torch.randn(3, requires_grad=True), torch.nn.Parameter(torch.randn(2, 2))
-    out = keep_in_graph(x, [weight])
+    out = with_zero_gradients(x, [weight])
     assert torch.equal(out, x)
     assert out.data_ptr() != x.data_ptr()
     out.sum().backward()

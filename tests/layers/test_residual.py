@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import weakref
 
 import pytest
 import torch
@@ -14,9 +15,9 @@ from stodepth_models import (
     DropPath,
     StochasticDepthBlock,
     StochasticResidual,
-    cifar_resnet20_stodepth_lineardecay,
     survival_probs,
 )
+from stodepth_models.layers.branch import call_on_single_row
 from stodepth_models.layers.draw import MODES, RESCALES, draw_rows
 
 ROW_MODES = ("row", "subset")
@@ -253,37 +254,6 @@ def test_tensors_that_wrap_others_get_the_gradients_of_plain_ones():
             torch.testing.assert_close(wrapped, plain)
 
 
-@pytest.mark.parametrize("inplace", [False, True])
-@pytest.mark.parametrize("mode", MODES)
-def test_dtype_under_autocast_does_not_depend_on_the_gates(mode, inplace):
-    branch, x = _branch(), torch.randn(4, 4, 3, 3)
-    torch.manual_seed(0)
-    with torch.autocast("cpu", torch.bfloat16):
-        dtypes = {
-            StochasticResidual(survival_prob, mode, inplace=inplace)(branch, x, x).dtype
-            for survival_prob in (0.0, 0.5, 0.5, 0.5, 1.0)
-        }
-    assert dtypes == {torch.bfloat16 if inplace else torch.float32}
-
-
-def test_a_norm_of_its_own_kind_sees_nothing_of_a_dropped_branch():
-    class Float32(nn.Module):
-        def __init__(self, channels):
-            super().__init__()
-            self.norm = nn.BatchNorm2d(channels)
-
-        def forward(self, x):
-            return self.norm(x.float())
-
-    model = cifar_resnet20_stodepth_lineardecay(prob_0_L=(0.0, 0.0), norm_layer=Float32).train()
-    with torch.autocast("cpu", torch.bfloat16):
-        out = model(torch.randn(4, 3, 32, 32))
-    assert out.isfinite().all()
-    norms = [block.bn2.norm for stage in (model.layer1, model.layer2, model.layer3) for block in stage]
-    assert [int(norm.num_batches_tracked) for norm in norms] == [0] * 9
-    assert all(norm.training for norm in norms)
-
-
 @pytest.mark.parametrize("grad", [True, False])
 @pytest.mark.parametrize("mode", ROW_MODES)
 def test_a_branch_that_overwrites_some_rows_of_its_input_is_refused(mode, grad):
@@ -467,3 +437,86 @@ def test_where_hooks_on_saved_tensors_are_forbidden_rows_are_kept(mode):
         with torch.autograd.graph.disable_saved_tensors_hooks("no hooks here"):
             out = gate(layer, x, x)
         out.sum().backward()
+
+
+class Token: ...
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_forward_pass_without_a_backward_pass_leaves_nothing_behind(mode):
+    """Autograd holds the hooks on saved tensors, which must not hold the graph in turn: no collector sees that."""
+    torch.manual_seed(0)
+    gate, x = StochasticResidual(0.5, mode), torch.randn(8, 4, 5, 5, requires_grad=True)
+    alive = []
+
+    def branch(rows):
+        out = nn.functional.softmax(rows * 2.0, 1)  # autograd saves the output of both
+        hidden = out.exp()
+        token = Token()
+        hidden.grad_fn.metadata["token"] = token  # lives as long as the node
+        alive.append(weakref.ref(token))
+        return hidden
+
+    for _ in range(8):
+        gate(branch, x * 1.0, x * 1.0)
+    assert len(alive) > 1
+    assert not any(token() is not None for token in alive)
+
+
+@pytest.mark.parametrize("when", ["second hook", "in the branch"])
+def test_an_interrupt_leaves_no_norm_in_evaluation_mode_and_no_hook(when, monkeypatch):
+    branch, x = nn.Sequential(nn.BatchNorm2d(4), nn.BatchNorm2d(4)), torch.randn(1, 4, 1, 1)
+    if when == "second hook":
+        register = nn.BatchNorm2d.register_forward_pre_hook
+
+        def interrupted(norm, hook):
+            if norm is branch[1]:
+                raise KeyboardInterrupt
+            return register(norm, hook)
+
+        monkeypatch.setattr(nn.BatchNorm2d, "register_forward_pre_hook", interrupted)
+    else:
+        monkeypatch.setattr(branch[1], "forward", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        call_on_single_row(branch, x)
+    assert all(norm.training and not norm._forward_pre_hooks for norm in branch)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_batched_gradients_are_those_of_one_backward_pass_each(mode):
+    torch.manual_seed(0)
+    gate, linear, x = StochasticResidual(0.5, mode), nn.Linear(3, 3).double(), torch.randn(6, 3).double()
+
+    def function(x):
+        torch.manual_seed(3)
+        return gate(linear, x, x)
+
+    one_by_one = torch.autograd.functional.jacobian(function, x)
+    assert torch.equal(torch.autograd.functional.jacobian(function, x, vectorize=True), one_by_one)
+    x.requires_grad_()
+    seeds = torch.randn(4, 6, 3).double()
+    (batched,) = torch.autograd.grad(function(x), x, seeds, is_grads_batched=True)
+    for seed, gradient in zip(seeds, batched, strict=True):
+        torch.testing.assert_close(gradient, torch.autograd.grad(function(x), x, seed)[0])
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("randomness", ["error", "different"])
+def test_vmap_over_gates_says_which_randomness_they_need(mode, randomness):
+    gate, linear, x = StochasticResidual(0.5, mode), nn.Linear(3, 3), torch.randn(2, 6, 3)
+    with pytest.raises(RuntimeError, match=r"draws gates.*vmap\(\.\.\., randomness='same'\)"):
+        torch.func.vmap(lambda x: gate(linear, x, x), randomness=randomness)(x)
+    torch.manual_seed(0)
+    out = torch.func.vmap(lambda x: gate(linear, x, x), randomness="same")(x)
+    torch.manual_seed(0)
+    torch.testing.assert_close(out[0], gate(linear, x[0], x[0]))
+
+
+def test_the_probability_of_a_stochastic_block_is_read_and_set_by_its_tutorial_name():
+    block = StochasticDepthBlock(_Residual(None), 0.6)
+    assert block.stoch_depth_probability == 0.6
+    block.stoch_depth_probability = torch.tensor(0.25)
+    assert (block.survival_prob, block.stoch_depth_probability) == (0.25, 0.25)
+    assert survival_probs(block) == [0.25]
+    with pytest.raises(ValueError, match=r"stoch_depth_probability must be a probability in \[0, 1\], got 1.5"):
+        block.stoch_depth_probability = 1.5

@@ -12,10 +12,10 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 from torchvision.models import get_model, get_model_weights
 
-from ...blocks.resnet import StoDepthBasicBlock, StoDepthBottleneck
+from ...blocks.torchvision import StoDepthBasicBlock, StoDepthBottleneck
 from ...flops import count_flops
-from ...layers.functional import drop_path
-from ...layers.stochastic_gate import StochasticGate
+from ...layers.drop_path import drop_path
+from ...layers.residual import StochasticGate
 from ...schedules import SurvivalSchedule
 from ...survival import linear_decay, survival_probs
 from ...weights.load import builder_source
