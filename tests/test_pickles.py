@@ -35,7 +35,7 @@ def test_a_pickle_of_version_0_1_0_is_the_model_of_today(models, name, probs, sh
     assert sdm.survival_probs(model) == pytest.approx(probs)
     if shape is not None:
         assert model(torch.ones(shape)).isfinite().all()
-        model.train()(torch.ones(shape)).sum().backward()
+        model.train()(torch.ones(shape, requires_grad=True)).sum().backward()
     assert pickle.loads(pickle.dumps(type(model))) is type(model)
 
 
