@@ -138,6 +138,10 @@ class BlockSpec:
     output: Callable[[Any, Tensor], Any] | None = None
     gated: type[nn.Module] | None = None
 
+    def mask_names(self) -> list[str]:
+        """Return the names of the submodules that mask a branch, each once."""
+        return list(dict.fromkeys(residual.mask for residual in self.residuals if residual.mask is not None))
+
     def split(
         self, block: nn.Module, x: Tensor, arguments: Mapping[str, Any], by_row: bool
     ) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -225,6 +229,12 @@ class GatedBlock(nn.Module):
         _, x, *positional = bound.args
         names = list(bound.arguments)[2:]
         return x, {**dict(zip(names, positional, strict=False)), **bound.kwargs}
+
+
+def mask_rate(mask: Any) -> float:
+    """Return the chance in ``[0, 1]`` that a mask of torchvision, timm or transformers drops a row; 0 for no mask."""
+    rate = getattr(mask, "drop_prob", getattr(mask, "p", None))
+    return 0.0 if rate is None else float(rate)
 
 
 def last_norm_of(block: nn.Module) -> nn.Module | None:

@@ -8,6 +8,7 @@ import copy
 import difflib
 import logging
 from collections.abc import Iterator
+from itertools import cycle
 from typing import Any
 
 from torch import nn
@@ -17,7 +18,7 @@ from ..layers.draw import MODES, RESCALES, check_choice, check_flag, check_proba
 from ..layers.residual import StochasticGate, StochasticResidual
 from ..survival import linear_decay, uniform
 from .fold import Gated, fold_gates
-from .gated import GatedBlock
+from .gated import GatedBlock, mask_rate
 from .registry import find_spec, known_names, original_class
 
 logger = logging.getLogger("stodepth_models")
@@ -25,6 +26,7 @@ logger = logging.getLogger("stodepth_models")
 METHODS = {"block": "batch", "sample": "row", **{mode: mode for mode in MODES}}
 DISTRIBUTIONS = ("linear", "uniform")
 COMPOSER_NAMES = {"ResNetBottleneck": "Bottleneck"}
+SAVED_MASKS = "_stodepth_masks"  # attribute of a stochastic block: the masks whose place its gates take
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 # What builders of this package write on the models they make.
@@ -35,7 +37,7 @@ def apply_stochastic_depth(
     model: nn.Module,
     target_layer_name: str | type[nn.Module] | None = None,
     stochastic_method: str = "block",
-    drop_rate: float = 0.2,
+    drop_rate: float | None = 0.2,
     drop_distribution: str = "linear",
     optimizers: Any = None,
     *,
@@ -55,9 +57,11 @@ def apply_stochastic_depth(
             name of Bottleneck. None: every known block.
         stochastic_method: ``"block"`` draws one gate for a whole batch, ``"sample"`` one for each row; ``"batch"``,
             ``"row"`` and ``"subset"`` are the modes of :class:`StochasticResidual`.
-        drop_rate: chance in ``[0, 1]`` that the last block is dropped.
+        drop_rate: chance in ``[0, 1]`` that the last block is dropped. None: each branch has the rate of the mask
+            (drop path) that the model carries for it, and 0 where it carries none; with
+            ``stochastic_method="sample"`` the model is trained as before, without the work of dropped branches.
         drop_distribution: ``"linear"``: block i of L, from 1, is dropped with ``i / L * drop_rate``; ``"uniform"``: all
-            with ``drop_rate``.
+            with ``drop_rate``. It has no part in ``drop_rate=None``.
         optimizers: not needed, since the parameters stay; accepted for Composer's sake.
         rescale: where the expectation is matched. ``"train"``: a surviving branch is divided by its survival
             probability in training, evaluation is as it was. ``"eval"``: evaluation times the survival probability, as
@@ -69,29 +73,51 @@ def apply_stochastic_depth(
 
     Raises:
         TypeError: an argument of the wrong type.
-        ValueError: a value that is not allowed, or no block to change. The model is left as it was.
+        ValueError: a value that is not allowed, no block to change, or ``drop_rate=None`` and no mask with a rate above
+            0. The model is left as it was.
     """
     check_method(stochastic_method, drop_distribution, rescale, sync_gates)
-    check_probability("drop_rate", drop_rate)
+    if drop_rate is not None:
+        check_probability("drop_rate", drop_rate)
     blocks = _find_blocks(model, target_layer_name)
     for name, block in blocks:
         if not isinstance(block, GatedBlock):
             _check_swappable(name, block)
-    count, last = len(blocks), 1.0 - drop_rate
-    probs = uniform(count, last)
-    if drop_distribution == "linear":
-        probs = linear_decay(count, 1.0, last, rule="paper")
+    count = len(blocks)
+    if drop_rate is None:
+        probs = _survival_of_masks(model, blocks)
+    elif drop_distribution == "linear":
+        probs = [[prob] for prob in linear_decay(count, 1.0, 1.0 - drop_rate, rule="paper")]
+    else:
+        probs = [[prob] for prob in uniform(count, 1.0 - drop_rate)]
     before: dict[StochasticResidual, float] = {}
-    for (_, block), survival_prob in zip(blocks, probs, strict=True):
+    for (_, block), of_block in zip(blocks, probs, strict=True):
         if isinstance(block, GatedBlock):
             before.update({gate: gate.eval_scale for gate in block.stodepth_gates})
         else:
             _make_stochastic(block)
-        for gate in block.stodepth_gates:  # type: ignore[union-attr]
+        gates: list[StochasticResidual] = block.stodepth_gates  # type: ignore[assignment]
+        for gate, survival_prob in zip(gates, cycle(of_block), strict=False):
             gate.survival_prob, gate.mode, gate.rescale = survival_prob, METHODS[stochastic_method], rescale
             gate.sync_gates = sync_gates
     _log_changes(model, before)
     return count
+
+
+def _survival_of_masks(model: nn.Module, blocks: list[tuple[str, nn.Module]]) -> list[list[float]]:
+    """Survival probabilities of the residual connections of each block, by the masks that the model carries."""
+    probs: list[list[float]] = []
+    for _, block in blocks:
+        spec: Any = find_spec(original_class(type(block)))
+        masks = {name: getattr(block, name, None) for name in spec.mask_names()}
+        masks.update(vars(block).get(SAVED_MASKS, {}))
+        probs.append([1.0 - mask_rate(masks.get(residual.mask)) for residual in spec.residuals])
+    if all(prob == 1.0 for of_block in probs for prob in of_block):
+        raise ValueError(
+            "drop_rate=None takes the rates of the masks (drop path) that the model carries, and "
+            f"{type(model).__name__} carries none above 0: build it with drop_path_rate, or give drop_rate"
+        )
+    return probs
 
 
 def check_method(stochastic_method: str, drop_distribution: str, rescale: str, sync_gates: bool) -> None:
@@ -203,12 +229,11 @@ def _make_stochastic(block: Any) -> None:
     """Swap the class of a known block: its masks give way to gates."""
     spec: Any = find_spec(type(block))
     masks: dict[str, nn.Module] = {}
-    for residual in spec.residuals:
-        if isinstance(getattr(block, residual.mask or "", None), nn.Module):
-            masks.setdefault(residual.mask, getattr(block, residual.mask))
-    for name in masks:
-        setattr(block, name, nn.Identity())
-    vars(block)["_stodepth_masks"] = masks  # past the registration of submodules
+    for name in spec.mask_names():
+        if isinstance(getattr(block, name, None), nn.Module):
+            masks[name] = getattr(block, name)
+            setattr(block, name, nn.Identity())
+    vars(block)[SAVED_MASKS] = masks  # past the registration of submodules
     block.__class__ = spec.gated
     block.stodepth_add_gates()
 
@@ -233,7 +258,7 @@ def _restore_blocks(blocks: list[tuple[str, GatedBlock]]) -> None:
 
 
 def _saved_masks(block: GatedBlock) -> dict[str, nn.Module]:
-    saved = vars(block).pop("_stodepth_masks", {})
+    saved = vars(block).pop(SAVED_MASKS, {})
     if "_mask" in vars(block):  # of a pickle of version 0.1.0: the one mask, in a tuple
         name = block.stodepth_spec.residuals[0].mask
         return {str(name): vars(block).pop("_mask")[0]}

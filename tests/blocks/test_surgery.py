@@ -752,3 +752,31 @@ def test_scripting_and_quantisation_say_what_to_call_first(build):
     remove_stochastic_depth(model)
     prepared = prepare_fx(model, get_default_qconfig_mapping(), (images(),))
     assert any("activation_post_process" in name for name, _ in prepared.named_modules())
+
+
+@pytest.mark.parametrize(
+    ("build", "rates"),
+    [
+        (small_convnext, [0.0, 0.5 / 3, 1.0 / 3, 0.5]),
+        (partial(timm.create_model, "resnet10t", drop_path_rate=0.3), [0.0, 0.1, 0.2, 0.3]),
+    ],
+)
+def test_without_a_rate_the_gates_have_those_of_the_masks(build, rates):
+    model = build()
+    for _ in range(2):  # the masks are remembered
+        assert apply_stochastic_depth(model, stochastic_method="sample", drop_rate=None) == len(rates)
+        assert survival_probs(model) == pytest.approx([1 - rate for rate in rates])
+        apply_stochastic_depth(model, drop_rate=0.9)
+    remove_stochastic_depth(model)
+    masks = [m for m in model.modules() if type(m).__name__ in ("StochasticDepth", "DropPath")]
+    assert [getattr(mask, "p", getattr(mask, "drop_prob", None)) for mask in masks] == pytest.approx(
+        [rate for rate in rates if rate or isinstance(model, ConvNeXt)]
+    )
+
+
+@pytest.mark.parametrize("build", [small_resnet, partial(timm.create_model, "resnet10t")])
+def test_without_a_rate_a_model_without_masks_is_refused(build):
+    model = build()
+    with pytest.raises(ValueError, match=r"drop_rate=None takes the rates.*ResNet carries none above 0"):
+        apply_stochastic_depth(model, drop_rate=None)
+    assert survival_probs(model) == []
