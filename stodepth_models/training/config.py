@@ -127,6 +127,8 @@ class DataConfig:
             weights were trained with, where their file says so.
         std: of each channel; goes with ``mean``.
         unreadable: ``"stop"`` at an image that cannot be read, or ``"skip"`` it with a warning.
+        changed: with ``resume``, ``"stop"`` where the images are not those that the run began with, or ``"accept"``
+            as many others with a warning: a mended image, say.
         workers: processes that decode large images.
         label: what tables and plots call the data set; none given: its usual name, or that of ``root``.
         fake_images: number of images of ``fake``; a fifth as many for validation and for the test.
@@ -147,6 +149,7 @@ class DataConfig:
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
     unreadable: Literal["stop", "skip"] = "stop"
+    changed: Literal["stop", "accept"] = "stop"
     workers: int = 2
     label: str | None = None
     fake_images: int = 500

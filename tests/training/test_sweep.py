@@ -76,7 +76,7 @@ def begin(run):
     """Leave in its folder what a run leaves there before its first step."""
     run.folder.mkdir(parents=True)
     config = parse(TrainConfig, run.arguments)
-    RunFolder(run.folder).claim(config, 1, load_data(config.data))
+    RunFolder(run.folder).claim(config, 1, load_data(config.data), "name")
 
 
 @pytest.mark.parametrize("finished", [False, True])

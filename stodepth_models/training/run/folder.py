@@ -3,9 +3,11 @@
 import dataclasses
 import fcntl
 import json
+import os
 import re
 import uuid
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,13 +18,14 @@ import torchvision
 from ... import __version__
 from ..config import ModelConfig, TrainConfig
 from ..data.datasets import Data
+from ..data.splits import changed_images
 from ..errors import SettingsError
 from .state import checkpoints, write_atomically
 
 # What may differ between a run and its continuation: where it lies and how it is watched, not what it computes.
 _FREE = ("output", "resume", "progress", "trackers", "log_steps", "checkpoint_minutes", "checkpoint_steps",
          "stop_at_chance", "data.workers", "data.cache", "data.download", "data.root",
-         "data.label", "data.unreadable")  # fmt: skip
+         "data.label", "data.unreadable", "data.changed")  # fmt: skip
 
 _UNFINISHED = re.compile(r"\.(.+\.)?[0-9a-f]{32}|.+\.[0-9a-f]{32}\.partial")  # names that no other program gives
 
@@ -92,72 +95,107 @@ class RunFolder:
         goes_on = config.resume and checkpoints(self.checkpoints)
         return dataclasses.replace(config.model, weights=None) if goes_on else config.model
 
-    def check_data(self, data: Data) -> None:
+    def check_data(self, config: TrainConfig, data: Data) -> None:
         """Make sure that a run that goes on does so with the images that it began with.
 
-        Before the first checkpoint some may have been left out since, because they cannot be read.
+        Before the first checkpoint nothing depends on them but the number of classes, and some may have been left out
+        since, because they cannot be read.
 
         Raises:
-            SettingsError: other classes, or, where there is a checkpoint, another number of images.
+            SettingsError: other classes or, where there is a checkpoint, other images; ``data.changed=accept`` allows
+                as many others.
         """
-        then = self.saved().get("data") if self.config.exists() else None
+        then = self.saved()["data"] if self.config.exists() else None
         if then is None:
             return
-        now = _contents(data)
-        if not checkpoints(self.checkpoints):
-            then["images"] = now["images"]
-        changed = changes(_by_name(then), _by_name(now))
+        now, has_checkpoint = _contents(data), bool(checkpoints(self.checkpoints))
+        changed = changes(_class_names(then), _class_names(now))
+        if has_checkpoint:
+            changed = changes(_counts(then), _counts(now)) + changed
         if changed:
             raise SettingsError(f"resume: {self.path} was run on other images: {'; '.join(changed[:5])}")
+        changed = changed_images(_compared(then, now), _compared(now, then)) if has_checkpoint else []
+        if not changed:
+            return
+        what = f"resume: {self.path} was run on other images: {'; '.join(changed)}"
+        if config.data.changed == "stop":
+            raise SettingsError(f"{what}; put them back, or add --data.changed accept to go on with these")
+        warnings.warn(what, stacklevel=2)
 
-    def claim(self, config: TrainConfig, world: int, data: Data) -> None:
-        """Write the settings of the run, and remove what a killed process had begun to write."""
+    def claim(self, config: TrainConfig, world: int, data: Data, run: str) -> None:
+        """Write the settings and the name of the run, and remove what a killed process had begun to write."""
         for path in [*self.path.glob(".*"), *self.path.glob("*.partial"), *self.checkpoints.glob(".*")]:
             if _UNFINISHED.fullmatch(path.name):
                 path.unlink(missing_ok=True)
         versions = {"stodepth_models": __version__, "torch": torch.__version__, "torchvision": torchvision.__version__}
         content = {"settings": dataclasses.asdict(config), "processes": world, "versions": versions}
-        self._write_json(self.config, {**content, "data": _contents(data)})
+        self._write_json(self.config, {**content, "data": _contents(data), "run": run})
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return the metrics of the epochs done, up to a line that is cut short or no metrics of an epoch."""
-        if not self.metrics.exists():
-            return []
-        rows = []
-        for line in self.metrics.read_text(encoding="utf-8").splitlines():
+        """Return the metrics of the epochs done, up to a line that is cut short or holds no metrics of an epoch."""
+        return self._read_rows()[0]
+
+    def restore_rows(self, known: Sequence[dict[str, Any]], epochs: int, say: Callable[[str], None]) -> None:
+        """Forget the metrics after the first epochs, which a resumed run computes again, and mend what is lost.
+
+        Args:
+            known: metrics of these epochs that the checkpoint holds; none in one of version 0.1.0.
+            epochs: done.
+            say: called with one line where the file is damaged.
+        """
+        found, damage = self._read_rows()
+        found = [row for row in found if row["epoch"] <= epochs]
+        rows = list(known) or found
+        if len(found) < epochs:
+            outcome = "restored from the checkpoint"
+            if len(rows) < epochs:
+                outcome = f"of {epochs - len(rows)} of {epochs} epochs lost"
+            say(f"{self.metrics} {damage or 'ends early'}: its metrics are {outcome}")
+        content = "".join(json.dumps(row) + "\n" for row in rows)
+        write_atomically(self.metrics, lambda file: file.write(content.encode()))
+
+    def add_row(self, row: dict[str, Any]) -> None:
+        """Append the metrics of an epoch; they are on the disk when this returns."""
+        with open(self.metrics, "a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _read_rows(self) -> tuple[list[dict[str, Any]], str]:
+        """Return the metrics that can be read, and what is wrong with the file, empty where nothing is."""
+        try:
+            lines = self.metrics.read_bytes().splitlines()
+        except FileNotFoundError:
+            return [], "is missing"
+        rows: list[dict[str, Any]] = []
+        for number, line in enumerate(lines, start=1):
             try:
                 row = json.loads(line)
             except ValueError:
-                break
-            if not isinstance(row, dict) or "epoch" not in row:
-                break
+                return rows, f"is damaged in line {number}"
+            if not isinstance(row, dict) or type(row.get("epoch")) is not int:
+                return rows, f"holds no metrics of an epoch in line {number}"
             rows.append(row)
-        return rows
-
-    def keep_rows(self, epochs: int) -> None:
-        """Forget the metrics after the first epochs: a resumed run computes them again."""
-        kept = [json.dumps(row) + "\n" for row in self.rows() if row["epoch"] <= epochs]
-        write_atomically(self.metrics, lambda file: file.write("".join(kept).encode()))
-
-    def add_row(self, row: dict[str, Any]) -> None:
-        """Append the metrics of an epoch."""
-        with open(self.metrics, "a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        return rows, ""
 
     def finish(self, result: dict[str, Any]) -> None:
         """Write the final figures; a run with them is finished."""
         self._write_json(self.result, result)
 
+    def run_name(self) -> str | None:
+        """Return the name of the run that the folder holds; None where there is none, or one of version 0.1.0."""
+        return self.saved()["run"] if self.config.exists() else None
+
     def saved(self) -> dict[str, Any]:
-        """Return settings, number of processes and images of the run that the folder holds.
+        """Return settings, number of processes, images and name of the run that the folder holds.
 
         Raises:
             SettingsError: they cannot be read.
         """
         try:
             saved = json.loads(self.config.read_text(encoding="utf-8"))
-            return {"settings": saved["settings"], "processes": saved["processes"], "data": saved.get("data")}
-        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+            return _checked(saved)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
             reason = f"{type(error).__name__}: {error}"
             raise SettingsError(
                 f"output: {self.config} cannot be read ({reason}): put a copy there, or give another folder"
@@ -168,17 +206,53 @@ class RunFolder:
         write_atomically(path, lambda file: file.write(text.encode()))
 
 
+def _checked(saved: Any) -> dict[str, Any]:
+    """What ``config.json`` says of a run; version 0.1.0 gave it no name and its images no fingerprint.
+
+    Raises:
+        KeyError: something is missing.
+        TypeError: something is of another type.
+    """
+    record = {"settings": saved["settings"], "processes": saved["processes"]}
+    record |= {"data": saved.get("data"), "run": saved.get("run")}
+    for name, kind in (("settings", dict), ("processes", int), ("data", dict), ("run", str)):
+        is_optional = name in ("data", "run") and record[name] is None
+        if not isinstance(record[name], kind) and not is_optional:
+            raise TypeError(f"{name} must be of type {kind.__name__}, got {record[name]!r:.50}")
+    for section in ("model", "data", "optim"):
+        if not isinstance(record["settings"].get(section, {}), dict):
+            raise TypeError(f"settings.{section} must be of type dict")
+    data = record["data"]
+    if data is not None:
+        known = isinstance(data["classes"], list) and all(type(count) is int for count in data["images"].values())
+        if not known or not isinstance(data.get("fingerprint", {}), dict):
+            raise TypeError("data must hold a list of classes, numbers of images and a fingerprint")
+    return record
+
+
 def _contents(data: Data) -> dict[str, Any]:
-    """What tells one data set from another without a look at the pixels."""
+    """What identifies the images of a run."""
     splits = {"train": data.train, "valid": data.valid, "test": data.test}
     images = {name: 0 if split is None else len(split.labels) for name, split in splits.items()}
-    return {"classes": list(data.classes), "images": images}
+    return {"classes": list(data.classes), "images": images, "fingerprint": data.fingerprint}
 
 
-def _by_name(contents: dict[str, Any]) -> dict[str, Any]:
-    """What training depends on: a damaged test image may be taken out before the final evaluation."""
-    images = {f"the number of {split} images": contents["images"][split] for split in ("train", "valid")}
-    return images | {f"class {number}": name for number, name in enumerate(contents["classes"])}
+def _counts(contents: dict[str, Any]) -> dict[str, Any]:
+    """Numbers of images that training depends on: a damaged test image may be taken out at any time."""
+    return {f"the number of {split} images": contents["images"].get(split) for split in ("train", "valid")}
+
+
+def _class_names(contents: dict[str, Any]) -> dict[str, Any]:
+    return {f"class {number}": name for number, name in enumerate(contents["classes"])}
+
+
+def _compared(contents: dict[str, Any], other: dict[str, Any]) -> dict[str, str]:
+    """The fingerprint, without what the other one does not have, and without test images of another number."""
+    known = other.get("fingerprint", {})
+    found = {name: text for name, text in contents.get("fingerprint", {}).items() if name in known}
+    if contents["images"].get("test") != other["images"].get("test"):
+        found.pop("test", None)
+    return found
 
 
 def flat_settings(config: TrainConfig) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Where a run stands, and the bar that shows it."""
 
 import time
+import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -31,6 +32,8 @@ class Progress:
         best_top1: that accuracy, in [0, 1].
         epochs_at_chance: epochs in a row at chance accuracy.
         peak_memory_mib: peak so far, of this process and of those before a resume.
+        run: name of the run for trackers, the same after a resume.
+        rows: metrics of the epochs done.
     """
 
     epoch: int = 0
@@ -50,15 +53,28 @@ class Progress:
     best_top1: float = -1.0
     epochs_at_chance: int = 0
     peak_memory_mib: float = 0.0
+    run: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
+    rows: list[dict[str, Any]] = field(default_factory=list)
 
     def state_dict(self) -> dict[str, Any]:
         """Return plain data."""
         return asdict(self)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what :meth:`state_dict` gave."""
-        for name in asdict(self):
-            setattr(self, name, state[name])
+        """Take over what :meth:`state_dict` gave; checkpoints of version 0.1.0 have no ``run`` and no ``rows``.
+
+        Raises:
+            ValueError: a value is missing or of another type.
+        """
+        for name, default in asdict(self).items():
+            if name in ("run", "rows") and name not in state:
+                continue
+            value = state.get(name)
+            # A mean of nothing may be the whole number 0.
+            known = (int, float) if isinstance(default, float) else type(default)
+            if not isinstance(value, known):
+                raise ValueError(f"progress.{name} must be of type {type(default).__name__}, got {value!r:.50}")
+            setattr(self, name, value)
 
 
 class Speed:

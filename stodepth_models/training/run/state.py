@@ -1,9 +1,11 @@
-"""The state of a run, and the checkpoints that keep it: written atomically, the last two kept."""
+"""The state of a run, and the checkpoints that keep it: written atomically, the last two kept, damage noticed."""
 
+import hashlib
 import io
 import os
 import re
 import uuid
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,10 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 _KEPT = 2
+
+_SEAL = b"sha256:"  # begins the comment of a checkpoint's zip archive; the digest of all bytes before it follows
+_SEAL_SIZE = len(_SEAL) + 64
+_END_OF_ARCHIVE = b"PK\x05\x06"  # 22 bytes before the end of a zip archive that has no comment
 
 
 def save_parts(parts: Mapping[str, Any]) -> dict[str, Any]:
@@ -50,8 +56,7 @@ def set_rng(states: list[dict[str, Any]], accelerator: Accelerator) -> None:
 
 def checkpoints(folder: Path) -> list[Path]:
     """Return the checkpoints of a run, newest first."""
-    found = [(int(m[1]), path) for path in folder.glob("*.pt") if (m := re.fullmatch(r"step_(\d+)\.pt", path.name))]
-    return [path for _, path in sorted(found, reverse=True)]
+    return sorted((path for path in folder.glob("*.pt") if _step(path) >= 0), key=_step, reverse=True)
 
 
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
@@ -65,38 +70,47 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
     Raises:
         OSError: it could not be written; what was there before is intact.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    if not folder.is_dir():
+        folder.mkdir(parents=True, exist_ok=True)
+        _sync_folder(folder.parent)
     path = folder / f"step_{step:09d}.pt"
-    content = io.BytesIO()  # not into the file: a full disk would surface as an internal error of torch.save
-    torch.save(state, content)
+    content = _sealed(state)
     try:
         write_atomically(path, lambda file: file.write(content.getbuffer()))
     except OSError as error:
         raise OSError(f"{path} could not be written ({error.strerror}); the checkpoint before is intact") from None
-    for old in checkpoints(folder)[_KEPT:]:
+    # A later one can be damaged or foreign, for it was not resumed from: it must not take the place of a good one.
+    done = [old for old in checkpoints(folder) if _step(old) <= step]
+    for old in done[_KEPT:]:
         old.unlink(missing_ok=True)
     return path
 
 
-def load_last_checkpoint(folder: Path, say: Callable[[str], None]) -> dict[str, Any] | None:
-    """Return the newest checkpoint that can be read, None where there is none.
+def load_last_checkpoint(
+    folder: Path, load: Callable[[Any], None], say: Callable[[str], None]
+) -> Path | None:  # fmt: skip
+    """Load the newest checkpoint that can be used, and return its path; None where there is none.
 
     Args:
         folder: of the checkpoints.
-        say: told of each checkpoint that is damaged.
+        load: called with what a checkpoint holds; an exception means that it belongs to another run.
+        say: called with one line for each checkpoint that is passed over.
 
     Raises:
-        ValueError: there are checkpoints, and none of them can be read.
+        ValueError: there are checkpoints, and none of them can be used.
     """
     found = checkpoints(folder)
     for path in found:
+        what = "is damaged"
         try:
-            return torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # whatever a damaged archive provokes
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
-            say(f"checkpoint {path} is damaged ({reason}): trying the one before")
+            state = _read(path)
+            what = "does not belong to this run"
+            load(state)
+            return path
+        except Exception as error:  # whatever a damaged archive or foreign contents provoke
+            say(f"checkpoint {path} {what} ({_first_line(error)}): trying the one before")
     if found:
-        raise ValueError(f"no checkpoint in {folder} can be read: remove the folder to start afresh")
+        raise ValueError(f"no checkpoint in {folder} can be used: remove the folder to start afresh")
     return None
 
 
@@ -116,8 +130,64 @@ def write_atomically(path: Path, write: Callable[[Any], None]) -> None:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
-    directory = os.open(path.parent, os.O_RDONLY)  # the new name has to reach the disk too
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Bring the names of new files to the disk: fsync of a file brings its content alone."""
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(directory)
+        os.fsync(descriptor)
     finally:
-        os.close(directory)
+        os.close(descriptor)
+
+
+def _sealed(state: dict[str, Any]) -> io.BytesIO:
+    """The state as ``torch.save`` writes it, with a SHA-256 in the comment of the zip archive.
+
+    ``torch.load`` reads the archive as before: it checks neither a digest nor the CRC-32 that the archive holds.
+    """
+    content = io.BytesIO()  # not into the file: a full disk would surface as an internal error of torch.save
+    torch.save(state, content)
+    content.seek(-2, io.SEEK_END)  # the length of the comment ends the archive
+    content.write(_SEAL_SIZE.to_bytes(2, "little"))
+    seal = _seal(content.getvalue())
+    content.write(seal)
+    return content
+
+
+def _seal(content: bytes) -> bytes:
+    return _SEAL + hashlib.sha256(content).hexdigest().encode()
+
+
+def _read(path: Path) -> Any:
+    """Return what a checkpoint holds.
+
+    Raises:
+        ValueError: a byte of it has changed since it was written.
+        Exception: whatever ``torch.load`` raises.
+    """
+    content = path.read_bytes()
+    if content[-_SEAL_SIZE:] != _seal(content[:-_SEAL_SIZE]) and not _is_intact_without_seal(content):
+        raise ValueError("its SHA-256 is another one")
+    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+
+
+def _is_intact_without_seal(content: bytes) -> bool:
+    """Whether these bytes are a checkpoint of version 0.1.0, which has no seal, and hold their CRC-32."""
+    if content[-22:-18] != _END_OF_ARCHIVE or content[-2:] != b"\0\0":  # the length of its comment
+        return False
+    try:
+        return zipfile.ZipFile(io.BytesIO(content)).testzip() is None
+    except zipfile.BadZipFile:
+        return False
+
+
+def _step(path: Path) -> int:
+    """The step in the name of a checkpoint; -1 for a file of another name."""
+    match = re.fullmatch(r"step_(\d+)\.pt", path.name)
+    return int(match[1]) if match else -1
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

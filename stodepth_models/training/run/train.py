@@ -58,7 +58,7 @@ def train(config: TrainConfig) -> int:
 def _train(config: TrainConfig, accelerator: Accelerator, folder: RunFolder) -> int:
     with accelerator.local_main_process_first():  # which unpacks archives for the others
         data = load_data(config.data)
-    folder.check_data(data)
+    folder.check_data(config, data)
     outputs, classes = config.model.num_classes, len(data.classes)
     if outputs is not None and outputs < classes:
         raise ValueError(f"model.num_classes must be at least {classes}, the classes of the data, got {outputs}")
@@ -99,12 +99,14 @@ class Run:
                 f"resume: {folder.best} is missing, the weights of epoch {best}: put it back, or remove "
                 f"{folder.checkpoints} to start afresh"
             )
+        progress = self.trainer.progress
         if self.main:
-            if self.trainer.progress.epoch < config.epochs:
+            if progress.epoch < config.epochs:
                 folder.result.unlink(missing_ok=True)  # of a run whose checkpoints have been removed
-            folder.claim(config, accelerator.num_processes, data)
-            folder.keep_rows(self.trainer.progress.epoch)
-        start_trackers(accelerator, flat_settings(config), folder.path)
+            folder.claim(config, accelerator.num_processes, data, progress.run)
+            folder.restore_rows(progress.rows, progress.epoch, accelerator.print)
+            progress.rows = folder.rows()
+        start_trackers(accelerator, flat_settings(config), folder.path, progress.run, progress.step)
 
     def fit(self) -> None:
         """Train to the end, and evaluate the weights of the last and of the best epoch.
@@ -148,6 +150,7 @@ class Run:
         trainer.save()
 
     def _record(self, row: dict[str, Any]) -> None:
+        self.trainer.progress.rows.append(row)
         if self.main:
             self.folder.add_row(row)
         self.accelerator.log(tracked(row), step=row["step"])

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -15,7 +16,7 @@ from ..config import TrainConfig
 from ..data.batches import Batch, TrainBatches
 from ..data.datasets import Data
 from ..data.order import EpochOrder
-from ..errors import Diverged, Interrupted
+from ..errors import Diverged, Interrupted, SettingsError
 from .folder import RunFolder
 from .machine import any_process, free_group_last
 from .model import (
@@ -218,11 +219,31 @@ class Trainer:
         return save_checkpoint(self.folder.checkpoints, self.progress.step, state)
 
     def resume(self) -> None:
-        """Go on from the last checkpoint, where there is one."""
-        state = load_last_checkpoint(self.folder.checkpoints, self.accelerator.print)
-        if state is not None:
-            load_parts(self._parts(), state)
-            set_rng(state["rng"], self.accelerator)
+        """Go on from the last checkpoint that can be used, where there is one.
+
+        Raises:
+            SettingsError: the processes do not read the same checkpoint.
+            ValueError: there are checkpoints, and none of them can be used.
+        """
+        load_last_checkpoint(self.folder.checkpoints, self._load, self.accelerator.print)
+        steps = gather_object([self.progress.step])
+        if len(set(steps)) > 1:
+            raise SettingsError(
+                f"resume: the processes read checkpoints of different steps ({', '.join(map(str, steps))}): "
+                f"{self.folder.path} must be on a file system that all machines see"
+            )
+
+    def _load(self, state: Any) -> None:
+        """Take over a checkpoint; what it leaves half done when it fails, the next one overwrites."""
+        parts = self._parts()
+        missing = [name for name in (*parts, "rng") if not isinstance(state, dict) or name not in state]
+        if missing:
+            raise ValueError(f"it holds no {', '.join(missing)}")
+        run, known = state["progress"].get("run"), self.folder.run_name()
+        if None not in (run, known) and run != known:
+            raise ValueError(f"it is of the run {run}, this is {known}")
+        load_parts(parts, state)
+        set_rng(state["rng"], self.accelerator)
 
     def _parts(self) -> dict[str, Any]:
         return {

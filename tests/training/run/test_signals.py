@@ -21,3 +21,26 @@ def test_signals_that_come_together_are_one_and_a_later_one_kills(monkeypatch):
         signal.raise_signal(signal.SIGTERM)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP"])
+def test_each_signal_that_asks_to_stop_is_a_request(name):
+    number = signal.Signals[name]
+    before = signal.signal(number, signal.SIG_DFL)
+    try:
+        with StopRequest() as stop:
+            signal.raise_signal(number)
+        assert stop.name == name
+        assert signal.getsignal(number) is signal.SIG_DFL
+    finally:
+        signal.signal(number, before)
+
+
+def test_under_nohup_a_closed_terminal_asks_for_nothing():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopRequest() as stop:
+            signal.raise_signal(signal.SIGHUP)
+        assert stop.name == ""
+    finally:
+        signal.signal(signal.SIGHUP, before)

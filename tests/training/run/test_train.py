@@ -11,7 +11,6 @@ import sys
 import time
 import uuid
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -27,8 +26,8 @@ from stodepth_models.training.errors import Diverged, SettingsError
 from stodepth_models.training.evaluation import evaluate_weights
 from stodepth_models.training.run import folder as outputs
 from stodepth_models.training.run import model as models
-from stodepth_models.training.run import trackers, trainer
 from stodepth_models.training.run import train as engine
+from stodepth_models.training.run import trainer
 from stodepth_models.training.run.train import EXIT_RESUME_ME, train
 from stodepth_models.weights.checkpoint import read_file
 
@@ -88,9 +87,9 @@ def test_a_run_leaves_its_settings_metrics_weights_and_result(undisturbed):
     assert result["best_epoch"] in (1, 2)
     assert 0.5 < result["expected_flops_share"] < 1.0
     assert saved["settings"]["optim"]["lr"] == 0.05
-    assert saved["data"] == {
-        "classes": ["class0", "class1", "class2", "class3"], "images": {"train": 80, "valid": 16, "test": 16}
-    }  # fmt: skip
+    assert saved["data"]["classes"] == ["class0", "class1", "class2", "class3"]
+    assert saved["data"]["images"] == {"train": 80, "valid": 16, "test": 16}
+    assert saved["data"]["fingerprint"] == load_data(settings(undisturbed).data).fingerprint
     assert len(list((undisturbed / "checkpoints").glob("*.pt"))) == 2
 
 
@@ -124,13 +123,6 @@ def test_tensorboard_shows_the_metrics_of_each_epoch(tmp_path):
     shown = EventAccumulator(str(tmp_path / "stodepth")).Reload().Scalars("valid/top1")
     assert [event.step for event in shown] == [5, 10]
     assert [event.value for event in shown] == pytest.approx([row["valid"]["top1"] for row in rows])
-
-
-def test_weights_and_biases_write_into_the_folder_of_the_run(tmp_path):
-    calls = []
-    accelerator = SimpleNamespace(log_with=["wandb"], init_trackers=lambda *arguments: calls.append(arguments))
-    trackers.start_trackers(accelerator, {"seed": 3}, tmp_path)
-    assert calls == [("stodepth", {"seed": 3}, {"wandb": {"dir": str(tmp_path), "name": tmp_path.name}})]
 
 
 def test_a_survival_schedule_resumes_bit_by_bit(tmp_path, monkeypatch):
@@ -379,20 +371,31 @@ def test_resume_on_other_images_is_refused_and_names_them(tmp_path, monkeypatch)
         train(dataclasses.replace(config, data=pictures("more", ("cat", "dog", "fox"))))
     with pytest.raises(SettingsError, match=r"other images: the number of train images was 36, is 45; .*valid images"):
         train(dataclasses.replace(config, data=pictures("larger", count=25)))
-    assert train(dataclasses.replace(config, data=pictures("moved"))) == 0
+    assert train(dataclasses.replace(config, data=pictures("moved"))) == 0  # the same images elsewhere
 
 
-@pytest.mark.parametrize("line", ["3", "[]", "{}", '{"epoch": 1, "tr'])
-def test_a_line_that_holds_no_metrics_of_an_epoch_ends_them(tmp_path, line):
-    folder = outputs.RunFolder(tmp_path)
-    folder.metrics.write_text(f'{{"epoch": 1}}\n{line}\n{{"epoch": 3}}\n')
-    folder.keep_rows(5)
-    assert folder.metrics.read_text() == '{"epoch": 1}\n'
-
-
-@pytest.mark.parametrize("content", ["{", "[]", "3", "{}"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        "[]",
+        "3",
+        "{}",
+        "null",
+        '"text"',
+        "[" * 100_000,
+        '{"settings": 3, "processes": 1}',
+        '{"settings": {"model": []}, "processes": 1}',
+        '{"settings": {}, "processes": "one"}',
+        '{"settings": {}, "processes": 1, "data": 3}',
+        '{"settings": {}, "processes": 1, "data": {"classes": 3, "images": {}}}',
+        '{"settings": {}, "processes": 1, "data": {"classes": [], "images": {"train": "many"}}}',
+        '{"settings": {}, "processes": 1, "run": 3}',
+        "\udcff",
+    ],
+)
 def test_settings_that_cannot_be_read_are_named(tmp_path, content):
-    (tmp_path / "config.json").write_text(content)
+    (tmp_path / "config.json").write_text(content, errors="surrogateescape")
     with pytest.raises(SettingsError, match=r"^output: [^\n]*config\.json cannot be read [^\n]*$"):
         train(settings(tmp_path, resume=True))
 
@@ -407,7 +410,7 @@ def test_what_a_killed_process_had_begun_to_write_is_removed(tmp_path, monkeypat
     for name in (*begun, "notes.txt", ".hidden", "checkpoints/.notes"):
         (tmp_path / name).touch()
     data = load_data(settings(tmp_path).data)
-    outputs.RunFolder(tmp_path).claim(settings(tmp_path), 1, data)
+    outputs.RunFolder(tmp_path).claim(settings(tmp_path), 1, data, "name")
     left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
     assert left == {*kept, "config.json"}
 
@@ -530,12 +533,57 @@ def test_a_folder_that_another_run_writes_into_is_refused(tmp_path):
     assert train(settings(tmp_path, epochs=1)) == 0
 
 
-def test_a_truncated_checkpoint_falls_back_to_the_one_before(undisturbed, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "foreign", "of another run"])
+def test_a_checkpoint_that_cannot_be_used_falls_back_to_the_one_before(
+    undisturbed, tmp_path, monkeypatch, capsys, damage
+):
     monkeypatch.setattr(engine, "StopRequest", lambda: Stop(7))
     train(settings(tmp_path))
     newest = max((tmp_path / "checkpoints").glob("*.pt"))
-    newest.write_bytes(newest.read_bytes()[:5000])
+    content = newest.read_bytes()
+    if damage == "truncated":
+        newest.write_bytes(content[:5000])
+    elif damage == "flipped":
+        newest.write_bytes(content[:5000] + bytes([content[5000] ^ 8]) + content[5001:])
+    elif damage == "foreign":
+        torch.save({"state_dict": {"fc.weight": torch.ones(3)}}, newest)
+    else:
+        shutil.copy(undisturbed / "checkpoints" / "step_000000010.pt", newest)
     monkeypatch.setattr(engine, "StopRequest", lambda: Stop(10**9))
     train(settings(tmp_path, resume=True))
-    assert f"checkpoint {newest} is damaged" in capsys.readouterr().out
+    kind = "does not belong to this run" if damage in ("foreign", "of another run") else "is damaged"
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("checkpoint")]
+    assert len(said) == 1
+    assert said[0].startswith(f"checkpoint {newest} {kind}")
     assert same(weights(tmp_path), weights(undisturbed))
+
+
+FOREIGN = {
+    "a list": [1, 2],
+    "a tensor": torch.ones(3),
+    "no parts": {"model": {}},
+    "parts of other types": dict.fromkeys(("model", "optimizer", "scheduler", "survival", "scaler", "progress", "rng")),
+}
+
+
+@pytest.mark.parametrize("content", FOREIGN.values(), ids=FOREIGN)
+def test_foreign_checkpoints_alone_end_the_run_in_one_line(tmp_path, content):
+    (tmp_path / "checkpoints").mkdir()
+    torch.save(content, tmp_path / "checkpoints" / "step_000000099.pt")
+    with pytest.raises(ValueError, match=r"^no checkpoint in [^\n]*checkpoints can be used: remove the folder[^\n]*$"):
+        train(settings(tmp_path, resume=True))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("epoch", "1"), ("step", None), ("sums", 3), ("rows", {}), ("run", 5), ("best_top1", [])]
+)
+def test_a_checkpoint_with_progress_of_another_type_is_passed_over(tmp_path, monkeypatch, capsys, field, value):
+    monkeypatch.setattr(engine, "StopRequest", lambda: Stop(7))
+    train(settings(tmp_path))
+    newest = max((tmp_path / "checkpoints").glob("*.pt"))
+    state = torch.load(newest, weights_only=True)
+    state["progress"][field] = value
+    torch.save(state, newest)
+    monkeypatch.setattr(engine, "StopRequest", lambda: Stop(0))
+    train(settings(tmp_path, resume=True))
+    assert f"checkpoint {newest} does not belong to this run" in capsys.readouterr().out
