@@ -38,10 +38,15 @@ from .resnet import (
     wide_resnet50_2_stodepth_lineardecay,
     wide_resnet101_2_stodepth_lineardecay,
 )
-from .schedules import StochasticDepthProbabilitySchedulerLinear, SurvivalSchedule
-from .survival import linear_decay, set_survival_probs, survival_probs, uniform
+from .survival import (
+    StochasticDepthProbabilitySchedulerLinear,
+    SurvivalSchedule,
+    linear_decay,
+    set_survival_probs,
+    survival_probs,
+    uniform,
+)
 from .uncertainty import MCPrediction, mc_predict
-from .weights.catalog import list_weights
 from .weights.errors import CheckpointError, DownloadError
 from .weights.load import load_pretrained
 from .weights.published import (
@@ -57,6 +62,7 @@ from .weights.published import (
     CifarResNet152_Weights,
     CifarResNet164_Weights,
     CifarResNet1202_Weights,
+    list_weights,
 )
 
 __all__ = [
@@ -125,13 +131,23 @@ __all__ = [
 
 __version__ = "0.1.0"
 
-# Pickled models of version 0.1.0 name these modules.
+# Pickles name a class by this package, so that modules can move. The builders keep their own modules: torchvision's
+# list_models(module=stodepth_models) reads them.
+for _name in __all__:
+    if isinstance(globals()[_name], type):
+        globals()[_name].__module__ = __name__
+
+# Pickles of version 0.1.0 name these modules.
 for _old, _new in {
+    "catalog": "weights.published",
+    "cifar_network": "cifar",
+    "errors": "weights.errors",
     "known_blocks": "blocks.registry",
     "published": "weights.published",
     "recipe": "weights.config",
+    "schedules": "survival",
     "stage": "layers.stage",
     "whole_block": "layers.residual",
 }.items():
     sys.modules[f"{__name__}.{_old}"] = sys.modules[f"{__name__}.{_new}"]
-del _old, _new
+del _name, _old, _new

@@ -10,15 +10,14 @@ from torch import Tensor, nn
 from torchvision.models import WeightsEnum
 from torchvision.models._api import BUILTIN_MODELS
 
-from .layers.draw import MODES, RESCALES, check_choice, check_flag, check_probability
+from .checks import check_choice, check_flag, check_probability
+from .layers.draw import MODES, RESCALES
 from .layers.residual import StochasticGate, StochasticResidual
 from .survival import DEPTH_RULES, linear_decay, set_survival_probs
 from .weights.config import Recipe, Recorded
 from .weights.load import builder_source, load_checkpoint
 from .weights.names import CLASSIFIER
 from .weights.sources import read_checkpoint
-
-__all__ = ["AnySource", "StochasticDepth", "build", "register"]
 
 Model = TypeVar("Model", bound=Recorded)
 Builder = TypeVar("Builder", bound=Callable[..., nn.Module])

@@ -13,8 +13,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from .layers.residual import StochasticGate
 from .survival import set_survival_probs, survival_probs
 
-__all__ = ["ExpectedFlops", "FlopCount", "count_flops", "expected_flops"]
-
 
 class ExpectedFlops(NamedTuple):
     """FLOPs of one forward pass, as ``torch.utils.flop_counter`` counts them.

@@ -8,8 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-__all__ = ["recalibrate_bn"]
-
 
 @torch.no_grad()
 def recalibrate_bn(model: nn.Module, batches: Iterable[Any]) -> None:

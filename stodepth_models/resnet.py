@@ -15,20 +15,6 @@ from .layers.stage import Stage
 from .layers.tracing import call_eagerly
 from .weights.hub import HubModel
 
-__all__ = [
-    "StoDepthResNet",
-    "resnet18_stodepth_lineardecay",
-    "resnet34_stodepth_lineardecay",
-    "resnet50_stodepth_lineardecay",
-    "resnet101_stodepth_lineardecay",
-    "resnet152_stodepth_lineardecay",
-    "resnext50_32x4d_stodepth_lineardecay",
-    "resnext101_32x8d_stodepth_lineardecay",
-    "resnext101_64x4d_stodepth_lineardecay",
-    "wide_resnet50_2_stodepth_lineardecay",
-    "wide_resnet101_2_stodepth_lineardecay",
-]
-
 
 class StoDepthResNet(HubModel, ResNet):
     """torchvision's ResNet built from stochastic blocks; same names, shapes and initialisation of its weights.

@@ -12,10 +12,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .checks import check_whole
 from .layers.drop_path import DropPath
 from .layers.residual import StochasticGate
-
-__all__ = ["MCPrediction", "mc_predict"]
 
 
 class MCPrediction(NamedTuple):
@@ -49,10 +48,7 @@ def mc_predict(model: nn.Module, x: Any, samples: int = 20) -> MCPrediction:
         TypeError: ``samples`` is not a whole number, or the model does not return a tensor.
         ValueError: ``samples`` below 1, or a model without stochastic blocks.
     """
-    if isinstance(samples, bool) or not isinstance(samples, int):
-        raise TypeError(f"samples must be a whole number, got {samples!r}")
-    if samples < 1:
-        raise ValueError(f"samples must be at least 1, got {samples}")
+    check_whole("samples", samples, 1)
     gates: list[nn.Module] = [module for module in model.modules() if isinstance(module, (StochasticGate, DropPath))]
     if not gates:
         raise ValueError(f"model must have stochastic blocks, got {type(model).__name__} without any")

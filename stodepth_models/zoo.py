@@ -4,8 +4,6 @@ import difflib
 
 from torchvision.models._api import BUILTIN_MODELS
 
-__all__ = ["SUFFIX", "builder_names", "full_name"]
-
 SUFFIX = "_stodepth_lineardecay"  # of every builder's name
 
 

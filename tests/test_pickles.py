@@ -43,3 +43,40 @@ def test_settings_outlive_the_pickle(models):
     assert "mode='row', rescale='train'" in repr(models["cifar"])
     assert models["imagenet"].layer1.checkpoint
     sdm.remove_stochastic_depth(models["convnext"])
+
+
+CLASSES = [name for name in sdm.__all__ if isinstance(getattr(sdm, name), type)]
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_a_pickle_names_a_public_class_by_the_package_alone(name):
+    """So that a module can move without a pickle being lost."""
+    content = pickle.dumps(getattr(sdm, name), protocol=2)
+    assert f"cstodepth_models\n{name}\n".encode() in content
+    assert pickle.loads(content) is getattr(sdm, name)
+
+
+@pytest.mark.parametrize("protocol", [2, pickle.HIGHEST_PROTOCOL])
+def test_members_of_weights_enums_outlive_a_pickle(protocol):
+    member = sdm.CifarResNet20_Weights.CIFAR10_IDELBAYEV
+    assert pickle.loads(pickle.dumps(member, protocol)) is member
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("cifar_network", "CifarResNet"),
+        ("cifar_network", "PadShortcut"),
+        ("published", "CifarResNet20_Weights"),
+        ("schedules", "SurvivalSchedule"),
+        ("schedules", "StochasticDepthProbabilitySchedulerLinear"),
+        ("uncertainty", "MCPrediction"),
+        ("catalog", "WeightsTable"),
+        ("errors", "CheckpointError"),
+        ("recipe", "Recipe"),
+        ("layers", "DropPath"),
+        ("blocks", "StoDepthBottleneck"),
+    ],
+)
+def test_modules_of_version_0_1_0_are_known_to_pickles(module, name):
+    assert isinstance(pickle.loads(f"cstodepth_models.{module}\n{name}\n.".encode()), type)

@@ -14,7 +14,8 @@ from typing import Any
 from torch import nn
 from torchvision.models import ResNet
 
-from ..layers.draw import MODES, RESCALES, check_choice, check_flag, check_probability
+from ..checks import check_choice, check_flag, check_probability
+from ..layers.draw import MODES, RESCALES
 from ..layers.residual import StochasticGate, StochasticResidual
 from ..survival import linear_decay, uniform
 from .fold import Gated, fold_gates

@@ -7,12 +7,9 @@ from typing import Any
 from torch import nn
 
 from ..blocks.surgery import apply_stochastic_depth, check_method
+from ..checks import check_probability
 from ..flops import FlopCount, count_flops
-from ..layers.draw import check_probability
-from ..schedules import SurvivalSchedule
-from ..survival import survival_probs
-
-__all__ = ["Course"]
+from ..survival import SurvivalSchedule, survival_probs
 
 
 class Course:

@@ -10,8 +10,6 @@ from transformers.trainer_callback import ExportableState
 
 from .course import Course
 
-__all__ = ["StochasticDepthCallback"]
-
 
 class StochasticDepthCallback(TrainerCallback, ExportableState):
     """Apply stochastic depth when training begins, and let it grow over a share of the training.

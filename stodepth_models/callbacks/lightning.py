@@ -9,8 +9,6 @@ from torch import Tensor, nn
 
 from .course import Course
 
-__all__ = ["StochasticDepth"]
-
 
 class StochasticDepth(Callback):
     """Apply stochastic depth at the start of a fit, and let it grow over a share of the training.

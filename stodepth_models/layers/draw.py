@@ -6,7 +6,6 @@ Every draw comes from PyTorch's default CPU generator. ``torch.manual_seed`` rep
 
 import weakref
 from math import gcd
-from numbers import Real
 from typing import Any
 
 import torch
@@ -17,9 +16,6 @@ __all__ = [
     "MODES",
     "RESCALES",
     "Rows",
-    "check_choice",
-    "check_flag",
-    "check_probability",
     "count_rows",
     "draw_batch",
     "draw_rows",
@@ -31,44 +27,6 @@ RESCALES = ("eval", "train", "none")
 
 Rows = tuple[slice, ...] | Tensor
 """Surviving rows in ascending order: at most two runs of neighbours, or a 1-d tensor of indices on the CPU."""
-
-
-def check_probability(name: str, value: float) -> float:
-    """Return ``value`` as a float.
-
-    Raises:
-        TypeError: ``value`` is not a real number.
-        ValueError: ``value`` is outside ``[0, 1]`` or nan.
-    """
-    if isinstance(value, Tensor) and value.numel() == 1:
-        value = value.item()
-    if isinstance(value, bool) or not isinstance(value, Real):  # NumPy's numbers, too
-        raise TypeError(f"{name} must be a probability in [0, 1], got {value!r} of type {type(value).__name__}")
-    if not 0.0 <= value <= 1.0:  # `not ...` also refuses nan
-        raise ValueError(f"{name} must be a probability in [0, 1], got {value}")
-    return float(value)
-
-
-def check_choice(name: str, value: str, choices: tuple[str, ...]) -> str:
-    """Return ``value``.
-
-    Raises:
-        ValueError: ``value`` is not one of ``choices``.
-    """
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
-    return value
-
-
-def check_flag(name: str, value: bool) -> bool:
-    """Return ``value``.
-
-    Raises:
-        TypeError: ``value`` is not a bool.
-    """
-    if not isinstance(value, bool):
-        raise TypeError(f"{name} must be True or False, got {value!r}")
-    return value
 
 
 def draw_batch(survival_prob: float, sync: bool = False) -> bool:

@@ -4,7 +4,7 @@ import torch
 import torch.fx
 from torch import Tensor, nn
 
-from .draw import check_probability
+from ..checks import check_probability
 
 torch.fx.wrap("drop_path")  # one node of an FX graph, which would freeze its draw
 

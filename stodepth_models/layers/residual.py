@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..checks import check_choice, check_flag, check_probability
 from .branch import Branch, call_on_single_row, refuse_collectives, zero_gradients_for_ddp
-from .draw import MODES, RESCALES, Rows, check_choice, check_flag, check_probability, count_rows, draw_batch, draw_rows
+from .draw import MODES, RESCALES, Rows, count_rows, draw_batch, draw_rows
 from .rows import add_residual, add_rows, save_input_instead_of_rows, select_rows, take_rows
 from .tracing import is_exported, is_proxy, is_transformed, trace_as_leaf
 

@@ -9,8 +9,6 @@ from torch import nn
 
 from ..layers.residual import StochasticResidual
 
-__all__ = ["Recipe", "Recorded", "describe"]
-
 
 @dataclass(frozen=True)
 class Recipe:

@@ -22,8 +22,6 @@ from huggingface_hub.utils import tqdm
 
 from .errors import CheckpointError, DownloadError
 
-__all__ = ["cached_path", "check_sha256", "digest_in_name", "fetch_hub", "fetch_url", "is_remote"]
-
 TIMEOUT = 10.0  # seconds without a byte
 CHUNK = 1 << 20
 LOOPBACK = ("localhost", "127.0.0.1", "::1")

@@ -21,8 +21,6 @@ from .errors import CheckpointError, DownloadError
 from .load import load_checkpoint
 from .sources import Source, read_checkpoint
 
-__all__ = ["HubModel", "rebuild", "saved_arguments"]
-
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
 # What a configuration says beside the keyword arguments of its builder; "training" is what scripts/train.py notes.

@@ -19,8 +19,6 @@ from .download import HUB_FILES, cached_path, check_sha256, digest_in_name, fetc
 from .errors import CheckpointError, DownloadError
 from .published import PublishedWeights
 
-__all__ = ["Preprocessing", "Source", "read_checkpoint", "resolve_source", "saved_preprocessing"]
-
 Source: TypeAlias = WeightsEnum | str | Path | Mapping[str, Tensor]
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".th", ".bin")

@@ -16,8 +16,7 @@ from ...blocks.torchvision import StoDepthBasicBlock, StoDepthBottleneck
 from ...flops import count_flops
 from ...layers.drop_path import drop_path
 from ...layers.residual import StochasticGate
-from ...schedules import SurvivalSchedule
-from ...survival import linear_decay, survival_probs
+from ...survival import SurvivalSchedule, linear_decay, survival_probs
 from ...weights.load import builder_source
 from ..config import ModelConfig, OptimConfig
 from ..errors import SettingsError

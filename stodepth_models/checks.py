@@ -1,0 +1,58 @@
+"""Checks of arguments: an error names the argument, the value it got, and what is allowed."""
+
+from numbers import Real
+from typing import Any
+
+from torch import Tensor
+
+
+def check_probability(name: str, value: Any) -> float:
+    """Return ``value`` as a float; numbers of NumPy and tensors of one element are taken, too.
+
+    Raises:
+        TypeError: ``value`` is not a real number.
+        ValueError: ``value`` is outside ``[0, 1]`` or nan.
+    """
+    if getattr(value, "ndim", None) == 0 or (isinstance(value, Tensor) and value.numel() == 1):
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a probability in [0, 1], got {value!r} of type {type(value).__name__}")
+    if not 0.0 <= value <= 1.0:  # `not ...` also refuses nan
+        raise ValueError(f"{name} must be a probability in [0, 1], got {value}")
+    return float(value)
+
+
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> str:
+    """Return ``value``.
+
+    Raises:
+        ValueError: ``value`` is not one of ``choices``.
+    """
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+    return value
+
+
+def check_flag(name: str, value: bool) -> bool:
+    """Return ``value``.
+
+    Raises:
+        TypeError: ``value`` is not a bool.
+    """
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return value
+
+
+def check_whole(name: str, value: Any, least: int) -> int:
+    """Return ``value``.
+
+    Raises:
+        TypeError: ``value`` is not a whole number.
+        ValueError: ``value`` is below ``least``.
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be a whole number, got {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+    return value
