@@ -9,6 +9,7 @@ usual for the family of the model.
 import argparse
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice
@@ -21,7 +22,8 @@ from torch import Tensor, nn
 from torchvision.models import WeightsEnum, get_model, get_model_weights
 from torchvision.transforms._presets import ImageClassification
 
-from stodepth_models.training.data.images import IMAGES, is_image, open_rgb, resized
+from stodepth_models.training.data.folders import images_below
+from stodepth_models.training.data.images import IMAGES, open_rgb, resized, warn_of_unused_bits
 from stodepth_models.weights.hub import saved_arguments
 from stodepth_models.weights.published import CifarResNet20_Weights
 from stodepth_models.weights.sources import resolve_source, saved_preprocessing
@@ -45,7 +47,9 @@ def find_images(paths: list[Path]) -> list[Path]:
     for path in paths:
         if not path.exists():
             raise FileNotFoundError(f"there is no file or folder {path}")
-        inside = sorted(filter(is_image, path.rglob("*"))) if path.is_dir() else [path]
+        inside = [path]
+        if path.is_dir():
+            inside = images_below(path, Counter())
         if not inside:
             raise FileNotFoundError(f"the folder {path} holds no images ({', '.join(IMAGES)})")
         found += inside
@@ -105,6 +109,7 @@ def main() -> int:
         if min(arguments.batch_size, arguments.top) < 1:
             raise ValueError("--batch-size and --top must be at least 1")
         paths = find_images(arguments.images)
+        warn_of_unused_bits(paths)
         name = full_name(arguments.model)
         model = build(name, arguments.weights).eval()
         transforms = preprocessing(name, arguments.weights)

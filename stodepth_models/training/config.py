@@ -112,6 +112,8 @@ class DataConfig:
         root: folder that holds the data set or receives its download; for ``folder``, ``cinic10`` and ``imagenet``
             the folder or archive (.tar, .tar.gz, .tar.xz, .zip) itself.
         cache: folder that archives are unpacked into, once.
+        max_unpacked_gb: most gigabytes that an archive may unpack to.
+        max_files: most files that an archive may hold.
         download: fetch a torchvision data set that is not in ``root``.
         valid_size: training images held back for validation where the data set has no such split; none given: 5,000
             (CIFAR), 6,000 (SVHN), else a tenth.
@@ -138,6 +140,8 @@ class DataConfig:
     name: DATASETS = "cifar10"
     root: Path = Path("data")
     cache: Path = Path("~/.cache/stodepth_models")
+    max_unpacked_gb: float = 500.0
+    max_files: int = 20_000_000
     download: bool = True
     valid_size: int | None = None
     split_seed: int = 0
@@ -160,6 +164,8 @@ class DataConfig:
             if getattr(self, name) is not None:
                 _at_least(f"data.{name}", getattr(self, name), 1)
         _at_least("data.workers", self.workers, 0)
+        _at_least("data.max_files", self.max_files, 1)
+        _positive("data.max_unpacked_gb", self.max_unpacked_gb)
         _within("data.split_seed", self.split_seed, 0, 2**31 - 1)
         if self.padding is not None:
             _at_least("data.padding", self.padding, 0)

@@ -1,94 +1,108 @@
-"""Archives of images: unpacked once into a cache, refused where they would write outside it."""
+"""Archives of images: unpacked once into a cache."""
 
-import gzip
+import fcntl
 import hashlib
-import lzma
+import logging
 import os
+import re
 import shutil
-import struct
-import tarfile
 import tempfile
-import zipfile
-import zlib
-from pathlib import Path, PurePosixPath
-from typing import Any
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
-__all__ = ["ARCHIVES", "unpacked"]
+from .extraction import Limits, extract
+
+logger = logging.getLogger("stodepth_models")
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".zip")
-_DAMAGED = (
-    tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, EOFError, lzma.LZMAError, zlib.error, struct.error,
-)  # fmt: skip
+
+_PARTIAL = re.compile(r"\..+-[0-9a-f]{12}-[a-z0-9_]{8}\.partial")  # a name that no other program gives
+_OLD = 48 * 3600  # seconds after which nobody is unpacking any more
 
 
-def unpacked(archive: Path, cache: Path) -> Path:
+def unpacked(archive: Path, cache: Path, limits: Limits) -> Path:
     """Return the folder that holds an archive's files; the first call unpacks it.
 
-    A folder appears in the cache only once it is complete, so that two runs may ask at the same time.
+    A folder appears in the cache only once it is complete. Where several processes ask at the same time one of them
+    unpacks, and the others wait for it.
 
     Args:
         archive: .tar, .tar.gz, .tgz, .tar.xz or .zip.
         cache: folder of unpacked archives.
+        limits: of what is unpacked.
 
     Raises:
-        ValueError: the archive is damaged or encrypted, or holds a path that leads out of it.
+        ValueError: the archive is damaged, encrypted or too large, holds a path that leads out of it, or cannot be
+            written into the cache.
     """
-    stat = archive.stat()
-    identity = f"{archive.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode()
-    stem = archive.name.split(".")[0]
-    target = cache.expanduser() / f"{stem}-{hashlib.sha256(identity).hexdigest()[:12]}"
-    if target.is_dir():
-        return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{stem}-", dir=target.parent))
+    target = cache.expanduser() / _unpacked_name(archive)
     try:
-        _extract(archive, partial)
-        if not target.is_dir():  # another process may have been faster
-            os.replace(partial, target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        if target.is_dir():
+            return target
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(archive) as is_alone:
+            if not target.is_dir():
+                _remove_leftovers(target, is_alone)
+                _unpack(archive, target, limits)
+    except OSError as error:
+        reason = error.strerror or error
+        raise ValueError(
+            f"{archive} cannot be unpacked into data.cache={target.parent} ({reason}): make room, give another "
+            "data.cache, or unpack it by hand and give the folder as data.root"
+        ) from None
     return target
 
 
-def _extract(archive: Path, folder: Path) -> None:
-    try:
-        if archive.name.endswith(".zip"):
-            _extract_zip(archive, folder)
-        else:
-            with tarfile.open(archive, tarinfo=_Member) as tar:
-                tar.extractall(folder, filter="data")
-    except tarfile.FilterError as error:
-        raise ValueError(f"{archive} is refused: {error}; unpack it by hand if you trust it") from None
-    except _DAMAGED as error:
-        raise ValueError(f"{archive} is damaged or cut short ({error}): fetch it again") from None
-    except RuntimeError as error:  # zipfile's word for a password, an unknown compression, a damaged flag
-        raise ValueError(f"{archive} cannot be unpacked ({error}): unpack it by hand, or fetch it again") from None
+def _unpacked_name(archive: Path) -> str:
+    """Return a name that another version of the archive does not have."""
+    stat = archive.stat()
+    identity = f"{archive.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode(errors="surrogateescape")
+    stem = archive.name.split(".")[0][:100]
+    return f"{stem}-{hashlib.sha256(identity).hexdigest()[:12]}"
 
 
-class _Member(tarfile.TarInfo):
-    """A member of an archive that ends with its end marker.
+@contextmanager
+def _locked(archive: Path) -> Iterator[bool]:
+    """Let one process at a time unpack an archive; yields whether the file system can.
 
-    tarfile takes the end of the file, or a damaged header, for the end of the archive, so that members would be
-    missing without a word.
+    The kernel releases the lock of a process that is killed.
     """
-
-    @classmethod
-    def fromtarfile(cls, tar: tarfile.TarFile) -> Any:
+    with open(archive, "rb") as file:
         try:
-            return super().fromtarfile(tar)
-        except tarfile.HeaderError as error:
-            if isinstance(error, tarfile.EOFHeaderError):  # type: ignore[attr-defined]  # the zero block at the end
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            logger.info("%s is being unpacked by another process: waiting for it", archive)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError:  # a file system without locks, or one that locks files opened for writing only
+            yield False
+            return
+        yield True
+
+
+def _remove_leftovers(target: Path, is_alone: bool) -> None:
+    """Remove what killed processes had begun to unpack.
+
+    Folders of this archive are nobody's where this process alone unpacks it; others are once they are old.
+    """
+    for path in target.parent.glob(".*.partial"):
+        if not _PARTIAL.fullmatch(path.name):
+            continue
+        is_own = path.name.startswith(f".{target.name}-")
+        if (is_own and is_alone) or time.time() - path.stat().st_mtime > _OLD:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _unpack(archive: Path, target: Path, limits: Limits) -> None:
+    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", suffix=".partial", dir=target.parent))
+    try:
+        extract(archive, partial, limits)
+        try:
+            os.replace(partial, target)
+        except OSError:
+            # Without locks another process may have been faster.
+            if not target.is_dir():
                 raise
-            raise tarfile.ReadError(str(error)) from None
-
-
-def _extract_zip(archive: Path, folder: Path) -> None:
-    with zipfile.ZipFile(archive) as files:
-        for name in files.namelist():
-            path = PurePosixPath(name.replace("\\", "/"))
-            if path.is_absolute() or ".." in path.parts:
-                raise ValueError(
-                    f"{archive} is refused: {name!r} would be outside the destination; "
-                    "unpack it by hand if you trust it"
-                )
-        files.extractall(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

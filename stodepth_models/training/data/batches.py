@@ -1,22 +1,71 @@
-"""Batches on the device: from memory with vectorised augmentation, or from files through worker processes."""
+"""Batches on the device: which images come in which step, small ones from memory, large ones from files.
 
-import os
-import signal
+The order is a pure function of seed, epoch and step: any step can be resumed, and the number of processes does not
+change a global batch.
+"""
+
 from collections.abc import Iterator
-from threading import Thread
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms import v2
 
 from .datasets import Data
-from .folders import open_image
-from .order import EpochOrder, seeded
-from .splits import Arrays, Files, Split
+from .loading import evaluation_images, seeded, training_images
+from .splits import Arrays, Split
 
-__all__ = ["Batch", "EvaluationBatches", "TrainBatches"]
+
+class Step(NamedTuple):
+    """One optimizer step.
+
+    Attributes:
+        micro_batches: indices of this process's images, one tensor a micro-batch.
+        size: images over all processes and micro-batches.
+    """
+
+    micro_batches: list[Tensor]
+    size: int
+
+
+class SampleOrder:
+    """Shuffled global batches, cut evenly among processes and micro-batches.
+
+    The last batch of an epoch may be smaller; it is left out where a micro-batch would be smaller than two images.
+
+    Args:
+        length: number of images.
+        batch_size: images a global batch.
+        seed: of the run.
+        rank: of this process.
+        world: number of processes.
+        accumulate: micro-batches a step.
+
+    Raises:
+        ValueError: a batch has fewer than two images for each process and micro-batch.
+    """
+
+    def __init__(self, length: int, batch_size: int, seed: int, rank: int = 0, world: int = 1, accumulate: int = 1):
+        self.length, self.batch_size, self.seed = length, batch_size, seed
+        self.parts, self.rank, self.accumulate = world * accumulate, rank, accumulate
+        if min(length, batch_size) < 2 * self.parts:
+            raise ValueError(
+                f"batch_size={batch_size} of {length} training images is too few for {world} process(es) with "
+                f"optim.accumulate={accumulate}: each micro-batch needs two images"
+            )
+        self.steps = length // batch_size
+        if length % batch_size >= 2 * self.parts:
+            self.steps += 1
+
+    def permutation(self, epoch: int) -> Tensor:
+        """Return the images of an epoch in their order."""
+        return torch.randperm(self.length, generator=seeded(self.seed, epoch))
+
+    def step(self, permutation: Tensor, step: int) -> Step:
+        """Return this process's share of a step; ``step`` counts from 0 within the epoch."""
+        batch = permutation[step * self.batch_size : (step + 1) * self.batch_size]
+        parts = batch.tensor_split(self.parts)
+        first = self.rank * self.accumulate
+        return Step(list(parts[first : first + self.accumulate]), len(batch))
 
 
 class Batch(NamedTuple):
@@ -52,27 +101,32 @@ class TrainBatches:
         workers: processes that decode large images.
     """
 
-    def __init__(self, data: Data, order: EpochOrder, device: torch.device, workers: int) -> None:
+    def __init__(self, data: Data, order: SampleOrder, device: torch.device, workers: int) -> None:
         assert data.train is not None  # load_data refuses such data
-        self.data, self.order, self.device, self.workers = data, order, device, workers
+        self.data, self.train, self.order = data, data.train, order
+        self.device, self.workers = device, workers
         self.standardise = Standardise(data, device)
-        self.memory = _Memory(data, data.train, device) if isinstance(data.train, Arrays) else None
+        self.memory: _PaddedImages | None = None
+        if isinstance(data.train, Arrays):
+            self.memory = _PaddedImages(data, data.train, device)
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch from a step on."""
         permutation = self.order.permutation(epoch)
         steps = [self.order.step(permutation, number) for number in range(first_step, self.order.steps)]
-        if self.memory is not None:
-            self.memory.draw(epoch, self.order.seed)
-            for step in steps:
-                parts = [self.memory.take(indices) for indices in step.micro_batches]
-                yield Batch([(self.standardise(images), labels) for images, labels in parts], step.size)
-            return
-        micro_batches = [indices.tolist() for step in steps for indices in step.micro_batches]
-        decoded = iter(_file_loader(self.data, self.data.train, micro_batches, self.workers, self.order.seed, epoch))
+        micro_batches = [indices for step in steps for indices in step.micro_batches]
+        images = self._images(micro_batches, epoch)
         for step in steps:
-            parts = [_next(decoded) for _ in step.micro_batches]
+            parts = [next(images) for _ in step.micro_batches]
             yield Batch([(self.standardise(x.to(self.device)), y.to(self.device)) for x, y in parts], step.size)
+
+    def _images(self, micro_batches: list[Tensor], epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        if isinstance(self.train, Arrays):
+            assert self.memory is not None
+            self.memory.draw_augmentation(epoch, self.order.seed)
+            return map(self.memory.augmented, micro_batches)
+        indices = [batch.tolist() for batch in micro_batches]
+        return training_images(self.data, self.train, indices, self.workers, self.order.seed, epoch)
 
 
 class EvaluationBatches:
@@ -98,26 +152,19 @@ class EvaluationBatches:
         self.indices = list(mine.split(batch_size)) if len(mine) else []
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        if isinstance(self.split, Arrays):
-            for indices in self.indices:
-                images = self.split.images[indices].permute(0, 3, 1, 2).to(self.device)
-                yield self.standardise(images), self.split.labels[indices].to(self.device)
-            return
-        decoded = iter(_file_loader(self.data, self.split, [i.tolist() for i in self.indices], self.workers))
-        for _ in self.indices:
-            images, labels = _next(decoded)
+        for images, labels in self._images():
             yield self.standardise(images.to(self.device)), labels.to(self.device)
 
+    def _images(self) -> Iterator[tuple[Tensor, Tensor]]:
+        if isinstance(self.split, Arrays):
+            for indices in self.indices:
+                yield self.split.images[indices].permute(0, 3, 1, 2), self.split.labels[indices]
+        else:
+            batches = [indices.tolist() for indices in self.indices]
+            yield from evaluation_images(self.data, self.split, batches, self.workers)
 
-def _next(decoded: Iterator[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """The next batch; what a worker process says of a damaged image, without the worker's traceback."""
-    try:
-        return next(decoded)
-    except ValueError as error:
-        raise ValueError(str(error).strip().splitlines()[-1].removeprefix("ValueError: ")) from None
 
-
-class _Memory:
+class _PaddedImages:
     """Zero-padded images on the device; a random crop and flip is one gather of pixels."""
 
     def __init__(self, data: Data, split: Arrays, device: torch.device) -> None:
@@ -129,64 +176,19 @@ class _Memory:
         self.pixels = padded.view(-1, 3).to(device)
         self.labels = split.labels.to(device)
 
-    def draw(self, epoch: int, seed: int) -> None:
+    def draw_augmentation(self, epoch: int, seed: int) -> None:
         """Draw offset and flip of every image for an epoch."""
         generator = seeded(seed, epoch, 1)
         self.corner = torch.randint(2 * self.pad + 1, (2, self.count), generator=generator)
         self.mirrored = torch.rand(self.count, generator=generator) < (0.5 if self.flip else 0.0)
 
-    def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+    def augmented(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Return images ``(B, 3, H, W)``, uint8, channels last, and labels."""
         device, width, along = self.pixels.device, self.side + 2 * self.pad, torch.arange(self.side)
         (top, left), mirrored = self.corner[:, indices, None], self.mirrored[indices, None]
+        # Pixel (y, x) of image i lies in row (i * width + y) * width + x of the table of pixels.
         rows = (indices[:, None] * width + top + along) * width
         columns = left + torch.where(mirrored, self.side - 1 - along, along)
         pixels = (rows[:, :, None] + columns[:, None, :]).view(-1).to(device, non_blocking=True)
         images = self.pixels.index_select(0, pixels).view(len(indices), self.side, self.side, 3)
         return images.permute(0, 3, 1, 2), self.labels[indices.to(device, non_blocking=True)]
-
-
-class _FileImages(Dataset):
-    """Decoded files; the randomness of an image depends on seed, epoch and image, not on the worker."""
-
-    def __init__(self, files: Files, transform: v2.Transform, seed: int, epoch: int) -> None:
-        self.files, self.transform, self.seed, self.epoch = files, transform, seed, epoch
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seeded(self.seed, self.epoch, index).initial_seed())
-            image = self.transform(v2.functional.pil_to_tensor(open_image(self.files.paths[index])))
-        return image, self.files.labels[index]
-
-
-def _file_loader(
-    data: Data, split: Split | None, batches: list[list[int]], workers: int, seed: int | None = None, epoch: int = 0
-) -> DataLoader:
-    side, files = data.image_size, split
-    assert isinstance(files, Files)  # the callers have asked
-    if seed is None:
-        transform = v2.Compose([v2.Resize(data.resize, antialias=True), v2.CenterCrop(side)])
-    else:
-        flip = [v2.RandomHorizontalFlip()] if data.flip else []
-        transform = v2.Compose([v2.RandomResizedCrop(side, antialias=True), *flip])
-    dataset = _FileImages(files, transform, seed or 0, epoch)
-    # A generator of its own: the loader would draw its base seed from the stream of the gates.
-    return DataLoader(
-        dataset, batch_sampler=batches, num_workers=workers, generator=torch.Generator(),
-        pin_memory=torch.cuda.is_available(), worker_init_fn=_outlive_signals,
-    )  # fmt: skip
-
-
-def _outlive_signals(worker: int) -> None:
-    """Leave signals that reach all processes to the one that trains: it needs its workers until it has saved."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):  # macOS has none
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
-
-
-def _end_with(parent: int) -> None:
-    """End this process once its parent, and nobody else, asks for it, as Python does with what is left at its end."""
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
-        pass
-    os._exit(0)

@@ -3,18 +3,23 @@
 import statistics
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
+import numpy as np
 import torch
+import torchvision.datasets as tv
 from torch import Tensor
 from torchvision.transforms.v2.functional import resize
 
 from ..config import DataConfig
-from .folders import decode, find_root, scan, without_unreadable
-from .images import LARGEST_UNCUT, resized, shorter_side
-from .sources import read_arrays
+from .decoding import decode, without_unreadable
+from .extraction import Limits
+from .folders import find_root, scan
+from .images import LARGEST_UNCUT, resized, shorter_side, warn_of_unused_bits
 from .splits import Arrays, Files, Split, fingerprint, hold_back, take_per_class
 
 _VALID_SIZES = {"cifar10": 5000, "cifar100": 5000, "svhn": 6000}
+_SIDES = {"cinic10": 32, "imagenet": 224}
 _NEVER_FLIPPED = ("digits", "svhn")
 
 
@@ -70,64 +75,80 @@ def load_data(config: DataConfig, split: str | None = None) -> Data:
     else:
         arrays, classes = read_arrays(config)
         side = config.image_size or arrays["train"].images.shape[1]
-        splits = {name: _resized(split, side) for name, split in arrays.items()}
+        splits = {name: _resized(images, side) for name, images in arrays.items()}
     train, valid = splits.get("train"), splits.get("valid")
     if train is None and split is None:
         raise ValueError(f"data.root: {config.root} has no train/ folder, only {', '.join(splits)}")
     if train is not None and valid is None:
-        total = len(train.labels)
-        size = config.valid_size or _VALID_SIZES.get(config.name) or max(1, total // 10)
+        size = config.valid_size or _VALID_SIZES.get(config.name) or max(1, len(train.labels) // 10)
         train, valid = hold_back(train, size, config.split_seed, classes)
     if train is not None and config.images_per_class is not None:
         train = take_per_class(train, classes, config.images_per_class, config.split_seed)
     mean, std = _statistics(train, side, config)
-    padding = config.padding if config.padding is not None else _padding(config.name, side)
-    flip = config.flip if config.flip is not None else config.name not in _NEVER_FLIPPED
     resize_to = config.resize or resized(side)
     if resize_to < side:
         raise ValueError(f"data.resize must be at least the side of {side} pixels that is cut out, got {resize_to}")
+    padding, flip = _padding(config, side), _is_flipped(config)
     return Data(train, valid, splits.get("test"), classes, side, resize_to, padding, flip, mean, std)
 
 
-def _padding(name: str, side: int) -> int:
+def _padding(config: DataConfig, side: int) -> int:
     """4 pixels for 32, and in proportion for smaller images; none for SVHN, which the paper does not augment."""
-    return 0 if name == "svhn" else min(4, round(side / 8))
+    if config.padding is not None:
+        return config.padding
+    if config.name == "svhn":
+        return 0
+    return min(4, round(side / 8))
+
+
+def _is_flipped(config: DataConfig) -> bool:
+    if config.flip is not None:
+        return config.flip
+    return config.name not in _NEVER_FLIPPED
 
 
 def _read_folder(config: DataConfig, wanted: str | None) -> tuple[dict[str, Split], tuple[str, ...], int]:
-    files, classes = scan(find_root(config.root.expanduser(), config.cache))
-    side = config.image_size or (32 if config.name == "cinic10" else 224 if config.name == "imagenet" else _side(files))
+    limits = Limits(config.max_unpacked_gb, config.max_files)
+    files, classes = scan(find_root(config.root.expanduser(), config.cache, limits))
+    side = config.image_size or _SIDES.get(config.name) or _side(files)
     is_standard = config.mean is not None or config.name == "imagenet"  # else the training images are measured
     if wanted in ("valid", "test") and wanted in files and is_standard:
         files = {wanted: files[wanted]}
-    if side > LARGEST_UNCUT:
-        # Only a set that may hold damaged images is read through beforehand: it takes as long as an epoch.
-        if config.unreadable == "skip":
-            return {name: without_unreadable(split, "skip") for name, split in files.items()}, classes, side
-        return dict(files), classes, side
-    return {name: Arrays(*decode(split, side, config.unreadable)) for name, split in files.items()}, classes, side
+    warn_of_unused_bits([path for split in files.values() for path in split.paths])
+    if side <= LARGEST_UNCUT:
+        return {name: Arrays(*decode(split, side, config.unreadable)) for name, split in files.items()}, classes, side
+    # Only a set that may hold damaged images is read through beforehand: it takes as long as an epoch.
+    if config.unreadable == "skip":
+        files = {name: without_unreadable(split, "skip") for name, split in files.items()}
+    return dict(files), classes, side
 
 
 def _resized(split: Arrays, side: int) -> Arrays:
-    """The images at another size, as :func:`~.folders.decode` scales files."""
+    """The images at another size, as :func:`~.decoding.decode` scales files."""
     if split.images.shape[1] == side:
         return split
-    parts = [
-        resize(part.permute(0, 3, 1, 2), [side, side], antialias=True).permute(0, 2, 3, 1)
-        for part in split.images.split(1000)  # floating-point copies of all images at once might not fit
-    ]
+    parts = []
+    for part in split.images.split(1000):  # floating-point copies of all images at once might not fit
+        scaled = resize(part.permute(0, 3, 1, 2), [side, side], antialias=True)
+        parts.append(scaled.permute(0, 2, 3, 1))
     return Arrays(torch.cat(parts), split.labels)
 
 
 def _side(files: dict[str, Files]) -> int:
     """The middle of the shorter sides of some images, where it is small: a single thumbnail does not decide."""
     paths = next(iter(files.values())).paths
-    sides = [side for path in paths[:: max(1, len(paths) // 100)] if (side := shorter_side(path)) is not None]
-    sides = sides or [side for path in paths if (side := shorter_side(path)) is not None]
-    if not sides:
+    step = max(1, len(paths) // 100)
+    # Where no image of the sample can be read, all are tried.
+    for candidates in (paths[::step], paths):
+        sides = [side for side in map(shorter_side, candidates) if side is not None]
+        if sides:
+            break
+    else:
         raise ValueError("no image of the data set can be read")
     side = statistics.median_low(sides)
-    return side if side <= LARGEST_UNCUT else 224
+    if side <= LARGEST_UNCUT:
+        return side
+    return 224
 
 
 def _statistics(train: Split | None, side: int, config: DataConfig) -> tuple[Tensor, Tensor]:
@@ -143,8 +164,96 @@ def _statistics(train: Split | None, side: int, config: DataConfig) -> tuple[Ten
         sample = train.select(torch.arange(0, len(train.paths), step))
         train = Arrays(*decode(sample, side, config.unreadable))
     values = torch.arange(256, dtype=torch.float64) / 255
-    counts = torch.stack([torch.bincount(train.images[..., c].flatten(), minlength=256) for c in range(3)]).double()
+    # Sums over all pixels would need floating-point copies of all images; a histogram does not.
+    channels = train.images.flatten(0, 2).unbind(1)
+    counts = torch.stack([torch.bincount(channel, minlength=256) for channel in channels]).double()
     shares = counts / counts.sum(1, keepdim=True)
     mean = shares @ values
     variance = shares @ values.square() - mean.square()
     return mean.float(), variance.clamp(min=1e-6).sqrt().float()
+
+
+def read_arrays(config: DataConfig) -> tuple[dict[str, Arrays], tuple[str, ...]]:
+    """Return the splits of a data set that fits in memory, and its classes.
+
+    Raises:
+        ValueError: the files are not there and may not be, or cannot be, downloaded.
+    """
+    if config.name == "digits":
+        return _digits()
+    if config.name == "fake":
+        return _fake(config)
+    try:
+        return _READERS[config.name](config.root.expanduser(), config.download)
+    except (RuntimeError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{config.name} cannot be read from data.root={config.root} ({reason})") from None
+
+
+def _cifar(dataset: type[tv.CIFAR10], root: Path, download: bool) -> tuple[dict[str, Arrays], tuple[str, ...]]:
+    train = dataset(root, train=True, download=download)
+    test = dataset(root, train=False, download=download)
+    splits = {"train": _arrays(train.data, train.targets), "test": _arrays(test.data, test.targets)}
+    return splits, tuple(train.classes)
+
+
+def _cifar10(root: Path, download: bool) -> tuple[dict[str, Arrays], tuple[str, ...]]:
+    return _cifar(tv.CIFAR10, root, download)
+
+
+def _cifar100(root: Path, download: bool) -> tuple[dict[str, Arrays], tuple[str, ...]]:
+    return _cifar(tv.CIFAR100, root, download)
+
+
+def _svhn(root: Path, download: bool) -> tuple[dict[str, Arrays], tuple[str, ...]]:
+    """Training images are those of ``train`` and ``extra``, as in arXiv:1603.09382, sec. 4."""
+    read = {}
+    for name in ("train", "extra", "test"):
+        part = tv.SVHN(root, split=name, download=download)
+        read[name] = _arrays(part.data.transpose(0, 2, 3, 1), part.labels)
+    images = torch.cat([read["train"].images, read["extra"].images])
+    labels = torch.cat([read["train"].labels, read["extra"].labels])
+    return {"train": Arrays(images, labels), "test": read["test"]}, tuple("0123456789")
+
+
+def _fashion_mnist(root: Path, download: bool) -> tuple[dict[str, Arrays], tuple[str, ...]]:
+    train = tv.FashionMNIST(root, train=True, download=download)
+    test = tv.FashionMNIST(root, train=False)
+    splits = {"train": _grey(train.data, train.targets), "test": _grey(test.data, test.targets)}
+    return splits, tuple(train.classes)
+
+
+def _digits() -> tuple[dict[str, Arrays], tuple[str, ...]]:
+    """1,797 digits of 8x8; every fifth image is a test image."""
+    from sklearn.datasets import load_digits  # a second of import time that no other data set needs
+
+    bunch = load_digits()
+    images = torch.from_numpy(bunch.images * (255 / 16)).round().to(torch.uint8)
+    labels = torch.from_numpy(bunch.target)
+    test = torch.arange(len(labels)) % 5 == 0
+    splits = {"train": _grey(images[~test], labels[~test]), "test": _grey(images[test], labels[test])}
+    return splits, tuple("0123456789")
+
+
+def _fake(config: DataConfig) -> tuple[dict[str, Arrays], tuple[str, ...]]:
+    """Noise around one random picture a class: quick to make and easy to learn."""
+    generator, side = torch.Generator().manual_seed(0), config.image_size or 32
+    pictures = torch.randint(64, 192, (config.fake_classes, side, side, 3), generator=generator)
+    sizes = {"train": config.fake_images, "valid": config.fake_images // 5, "test": config.fake_images // 5}
+    splits = {}
+    for split, size in sizes.items():
+        labels = torch.arange(max(size, config.fake_classes)) % config.fake_classes
+        noise = torch.randint(-64, 64, (len(labels), side, side, 3), generator=generator)
+        splits[split] = Arrays((pictures[labels] + noise).to(torch.uint8), labels)
+    return splits, tuple(f"class{number}" for number in range(config.fake_classes))
+
+
+def _arrays(images: np.ndarray, labels: list[int] | np.ndarray) -> Arrays:
+    return Arrays(torch.from_numpy(np.ascontiguousarray(images)), torch.as_tensor(labels).long())
+
+
+def _grey(images: Tensor, labels: Tensor) -> Arrays:
+    return Arrays(images.unsqueeze(-1).expand(-1, -1, -1, 3).contiguous(), labels.long())
+
+
+_READERS = {"cifar10": _cifar10, "cifar100": _cifar100, "svhn": _svhn, "fashion_mnist": _fashion_mnist}

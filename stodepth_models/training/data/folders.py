@@ -1,24 +1,25 @@
 """Folders of images: ``train/``, ``valid/``, ``test/``, with a folder a class in each."""
 
-import warnings
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import repeat
+import logging
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps
-from torch import Tensor
 
 from .archives import ARCHIVES, unpacked
-from .images import is_image, open_rgb
+from .extraction import Limits
+from .images import is_hidden, is_image
 from .splits import Files
 
+logger = logging.getLogger("stodepth_models")
+
 _SPLITS = {"train": ("train", "training"), "valid": ("valid", "val", "validation"), "test": ("test",)}
+_MAX_KINDS_SHOWN = 8
 
 
-def find_root(root: Path, cache: Path) -> Path:
+def find_root(root: Path, cache: Path, limits: Limits) -> Path:
     """Return the folder that holds the splits: ``root``, what an archive unpacks to, or its one inner folder.
 
     Raises:
@@ -27,10 +28,10 @@ def find_root(root: Path, cache: Path) -> Path:
     if not root.exists():
         raise ValueError(f"data.root: {root} does not exist")
     if root.is_file():
-        if not root.name.endswith(ARCHIVES):
+        if not root.name.lower().endswith(ARCHIVES):
             raise ValueError(f"data.root: {root} is neither a folder nor an archive ({', '.join(ARCHIVES)})")
-        root = unpacked(root, cache)
-    inside = [folder for folder in _folders(root) if folder.name != "__MACOSX"]  # beside what Finder packs
+        root = unpacked(root, cache, limits)
+    inside = _folders(root)
     if not _split_folders(root) and len(inside) == 1:
         root = inside[0]
     if not _split_folders(root):
@@ -45,6 +46,9 @@ def find_root(root: Path, cache: Path) -> Path:
 def scan(root: Path) -> tuple[dict[str, Files], tuple[str, ...]]:
     """Return the files of each split that exists, and the names of the classes.
 
+    Classes are sorted by name, or by number where all names are whole numbers. What is passed over is logged in one
+    line.
+
     Args:
         root: folder that holds the splits.
 
@@ -54,112 +58,139 @@ def scan(root: Path) -> tuple[dict[str, Files], tuple[str, ...]]:
     """
     folders = _split_folders(root)
     reference = folders.get("train") or next(iter(folders.values()))
-    classes = tuple(path.name for path in _folders(reference))
+    classes = _class_names(reference)
     if len(classes) < 2:
         raise ValueError(f"{reference} needs a folder for each of two or more classes, got {list(classes)}")
+    passed_over: Counter[str] = Counter()
     splits = {}
     for split, folder in folders.items():
-        unknown = [path.name for path in _folders(folder) if path.name not in classes]
-        if unknown:
-            raise ValueError(f"{folder} has classes that {reference} has not: {', '.join(unknown)}")
-        splits[split] = _scan_split(folder, classes)
-        if not splits[split].paths:
-            raise ValueError(f"{folder} holds no image: remove it or fill it")
+        of_class = _folders_of_classes(folder, classes, reference)
+        splits[split] = _scan_split(folder, of_class, passed_over)
+    if passed_over:
+        kinds = [f"{count} {kind}" for kind, count in passed_over.most_common(_MAX_KINDS_SHOWN)]
+        logger.warning("data.root: %s: passed over what is no image of a class: %s", root, ", ".join(kinds))
     return splits, classes
 
 
-def open_image(path: Path) -> Image.Image:
-    """Return a decoded RGB image, upright as its camera held it; 16 bits a pixel are scaled to 8.
+def images_below(folder: Path, passed_over: Counter[str]) -> list[Path]:
+    """Return the images in a folder and in all folders below it, sorted.
 
-    Raises:
-        ValueError: the file cannot be read as an image, or holds numbers whose range is not known.
-    """
-    try:
-        return open_rgb(path)
-    except ValueError as error:
-        raise ValueError(
-            f"{error}: remove it or use data.unreadable=skip; once there is a checkpoint, mend it instead"
-        ) from None
-
-
-def decode(files: Files, side: int, unreadable: str) -> tuple[Tensor, Tensor]:
-    """Return images ``(N, side, side, 3)``, uint8, and labels ``(N,)``.
+    Links to folders are followed; each real folder is entered once. Hidden folders are not entered.
 
     Args:
-        files: what to read; an image of another size is scaled on its shorter side and cut in the middle.
-        side: height and width in pixels.
-        unreadable: ``"stop"`` or ``"skip"``.
+        folder: where to look.
+        passed_over: number of files and folders that are no images, by kind; counted up.
 
     Raises:
-        ValueError: an image cannot be read, and ``unreadable`` is ``"stop"``; or none of a class can.
+        ValueError: a folder cannot be read.
     """
-    images = torch.empty(len(files.paths), side, side, 3, dtype=torch.uint8)
-    with ThreadPoolExecutor() as pool:
-        errors = list(pool.map(_decode_into, images, files.paths, repeat(side)))
-    readable = _readable(files, errors, unreadable)
-    return (images, files.labels) if all(readable) else (images[readable], files.labels[readable])
-
-
-def without_unreadable(files: Files, unreadable: str) -> Files:
-    """Return the files that can be decoded; reads every one of them.
-
-    Raises:
-        ValueError: an image cannot be read, and ``unreadable`` is ``"stop"``; or none of a class can.
-    """
-    with ThreadPoolExecutor() as pool:
-        readable = _readable(files, list(pool.map(_error_of, files.paths)), unreadable)
-    return files.select(readable)
+    try:
+        found = list(_walk(folder, frozenset(), set(), passed_over))
+    except OSError as error:
+        raise ValueError(f"{error.filename or folder} cannot be read ({error.strerror}): change its rights") from None
+    return sorted(found, key=lambda path: path.parts)
 
 
 def _split_folders(root: Path) -> dict[str, Path]:
-    found = {split: [root / name for name in names if (root / name).is_dir()] for split, names in _SPLITS.items()}
-    return {split: paths[0] for split, paths in found.items() if paths}
+    found = {}
+    for split, names in _SPLITS.items():
+        existing = [root / name for name in names if (root / name).is_dir()]
+        if existing:
+            found[split] = existing[0]
+    return found
 
 
 def _folders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name))
 
 
-def _scan_split(folder: Path, classes: Sequence[str]) -> Files:
+def _name(folder: Path) -> str:
+    """Return the name of a class: macOS writes its letters in another Unicode form than other systems."""
+    return unicodedata.normalize("NFC", folder.name)
+
+
+def _is_number(name: str) -> bool:
+    return name.isascii() and name.isdecimal()
+
+
+def _class_names(folder: Path) -> tuple[str, ...]:
+    names = {_name(path) for path in _folders(folder)}
+    if all(_is_number(name) for name in names):
+        return tuple(sorted(names, key=lambda name: (int(name), name)))
+    return tuple(sorted(names))
+
+
+def _folders_of_classes(folder: Path, classes: Sequence[str], reference: Path) -> list[list[Path]]:
+    """Return the folders of each class in a split; a class may have none, or two in two Unicode forms."""
+    labels = {name: label for label, name in enumerate(classes)}
+    numbers: dict[int, int] = {}
+    if all(_is_number(name) for name in classes):
+        numbers = {int(name): label for label, name in enumerate(classes)}
+    found: list[list[Path]] = [[] for _ in classes]
+    unknown = []
+    for path in _folders(folder):
+        name = _name(path)
+        label = labels.get(name)
+        # One split may write 7 where the other writes 007.
+        if label is None and _is_number(name) and len(numbers) == len(classes):
+            label = numbers.get(int(name))
+        if label is None:
+            unknown.append(path.name)
+        else:
+            found[label].append(path)
+    if unknown:
+        raise ValueError(f"{folder} has classes that {reference} has not: {', '.join(unknown)}")
+    return found
+
+
+def _scan_split(folder: Path, of_class: list[list[Path]], passed_over: Counter[str]) -> Files:
+    for path in folder.iterdir():
+        if path.is_file() and not is_hidden(path.name):
+            passed_over[f"files in {folder.name}/ itself"] += 1
     paths: list[Path] = []
     labels: list[int] = []
-    for label, name in enumerate(classes):
-        files = [path for path in sorted((folder / name).rglob("*")) if is_image(path)]
-        if not files and (folder / name).is_dir():
-            raise ValueError(f"{folder / name} holds no image: remove the class or fill its folder")
+    for label, folders in enumerate(of_class):
+        others: Counter[str] = Counter()
+        files = [path for place in folders for path in images_below(place, others)]
+        if folders and not files:
+            beside = "".join(f", only {count} {kind}" for kind, count in others.most_common(1))
+            raise ValueError(f"{folders[0]} holds no image{beside}: remove the class or fill its folder")
+        passed_over += others
         paths += files
         labels += [label] * len(files)
+    if not paths:
+        raise ValueError(f"{folder} holds no image: remove it or fill it")
     return Files(tuple(paths), torch.tensor(labels, dtype=torch.int64), folder.parent)
 
 
-def _decode_into(out: Tensor, path: Path, side: int) -> str | None:
-    try:
-        image = open_image(path)
-    except ValueError as error:
-        return str(error)
-    if image.size != (side, side):
-        image = ImageOps.fit(image, (side, side), Image.Resampling.BILINEAR)
-    out.copy_(torch.from_numpy(np.array(image)))
-    return None
+def _walk(folder: Path, above: frozenset[Path], entered: set[Path], passed_over: Counter[str]) -> Iterator[Path]:
+    """Yield the images in a folder and below it.
 
-
-def _error_of(path: Path) -> str | None:
-    try:
-        open_image(path)
-    except ValueError as error:
-        return str(error)
-    return None
-
-
-def _readable(files: Files, errors: list[str | None], unreadable: str) -> Tensor:
-    for path, error in zip(files.paths, errors, strict=True):
-        if error is not None and unreadable == "stop":
-            raise ValueError(error)
-        if error is not None:
-            warnings.warn(f"{path} cannot be read as an image: skipped", stacklevel=3)
-    readable = torch.tensor([error is None for error in errors], dtype=torch.bool)
-    left = set(files.labels[readable].tolist())
-    for path, label in zip(files.paths, files.labels.tolist(), strict=True):
-        if label not in left:
-            raise ValueError(f"{path.parent} holds no image that can be read: remove the class or fill its folder")
-    return readable
+    Args:
+        folder: where to look.
+        above: real folders that hold the present one, through links or not: a link to one of them leads in a circle.
+        entered: real folders that have been entered; more are added.
+        passed_over: counted up.
+    """
+    real = folder.resolve()
+    if real in above:
+        passed_over["links to a folder above"] += 1
+        return
+    if real in entered:
+        return
+    entered.add(real)
+    above |= {real, *real.parents}
+    below = []
+    for path in folder.iterdir():
+        if path.is_dir():
+            below.append(path)
+        elif is_image(path):
+            yield path
+        elif not is_hidden(path.name):
+            passed_over[f"*{path.suffix.lower()}" if path.suffix else "files without suffix"] += 1
+    # Real folders come before links, so that their own names are the ones that count.
+    for path in sorted(below, key=lambda path: (path.is_symlink(), path.name)):
+        if is_hidden(path.name):
+            passed_over[f"{path.name}/"] += 1
+        else:
+            yield from _walk(path, above, entered, passed_over)

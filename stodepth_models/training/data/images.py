@@ -1,30 +1,68 @@
 """Image files, as training, evaluation and prediction all read them."""
 
+import logging
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-__all__ = ["IMAGES", "LARGEST_UNCUT", "is_image", "open_rgb", "resized", "shorter_side"]
+logger = logging.getLogger("stodepth_models")
 
-IMAGES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+# Formats that Pillow decodes to pixels by itself: no vector graphics, no videos, no containers of scientific data.
+_FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "QOI", "SGI", "TGA", "TIFF", "WEBP")
+# A TGA file has no signature: almost any file would be taken for one.
+_WITH_SIGNATURE = tuple(name for name in _FORMATS if name != "TGA")
+
+Image.init()
+IMAGES = tuple(sorted(suffix for suffix, name in Image.registered_extensions().items() if name in _FORMATS))
 
 LARGEST_UNCUT = 64  # pixels a side
+
+_SYSTEM_FOLDERS = frozenset(
+    {"__macosx", "__pycache__", "@eadir", "@recycle", "@tmp", "#recycle", "#snapshot", "$recycle.bin", "lost+found",
+     "system volume information"}
+)  # fmt: skip
+_SYSTEM_FILES = frozenset({"desktop.ini", "thumbs.db", "ehthumbs.db"})
+
+_UPRIGHT: dict[Any, Image.Transpose] = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_ORIENTATION = 0x0112  # EXIF tag
+
+_LOOKED_AT = 100  # images a call of warn_of_unused_bits
+_LEAST_BRIGHTEST = 2**14
 
 
 def resized(side: int) -> int:
     """Return the shorter side that an image is scaled to before its middle is cut out; small images are used whole."""
-    return side if side <= LARGEST_UNCUT else round(side / 0.875)
+    if side <= LARGEST_UNCUT:
+        return side
+    return round(side / 0.875)
+
+
+def is_hidden(name: str) -> bool:
+    """Return whether a name is one that programs and operating systems give to files and folders of their own."""
+    return name.startswith(".") or name.casefold() in _SYSTEM_FOLDERS | _SYSTEM_FILES
 
 
 def is_image(path: Path) -> bool:
-    """Return whether a file has an image's name, and is none of the hidden ones that a Mac leaves beside it.
+    """Return whether a file is an image by its suffix, or by its content where the suffix is unknown.
 
-    A link that leads nowhere is an image that cannot be read, for whoever reads it to name.
+    Hidden files are none. A link that leads nowhere is one where its name says so: whoever reads it reports it.
     """
-    if path.suffix.lower() not in IMAGES or path.name.startswith("."):
+    if is_hidden(path.name):
         return False
-    return path.is_file() or (path.is_symlink() and not path.exists())
+    if path.suffix.lower() in IMAGES:
+        return path.is_file() or (path.is_symlink() and not path.exists())
+    return path.is_file() and _has_signature(path)
 
 
 def open_rgb(path: Path) -> Image.Image:
@@ -35,12 +73,18 @@ def open_rgb(path: Path) -> Image.Image:
     """
     try:
         with Image.open(path) as image:
-            sixteen_bits = image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PPM")
-            return _eight_bits(ImageOps.exif_transpose(image), sixteen_bits).convert("RGB")
+            bits = _bits_of_grey(image)
+            # Pillow turns TIFF images while it loads them, and says so only afterwards.
+            image.load()
+            turn = _turn(image)
+            rgb = _eight_bits(image, bits).convert("RGB")
     except Exception as error:  # whatever damaged bytes provoke in a decoder
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         reason = reason.removesuffix(f" {str(path)!r}")  # how Pillow ends, and the message begins with it
         raise ValueError(f"{path} cannot be read as an image ({reason})") from None
+    if turn is None:
+        return rgb
+    return rgb.transpose(turn)
 
 
 def shorter_side(path: Path) -> int | None:
@@ -48,14 +92,77 @@ def shorter_side(path: Path) -> int | None:
     try:
         with Image.open(path) as image:
             return min(image.size)
-    except Exception:  # as in open_rgb, which says why
+    except Exception:  # as in open_rgb, which reports it
         return None
 
 
-def _eight_bits(image: Image.Image, sixteen_bits: bool) -> Image.Image:
-    """The image without what ``convert("RGB")`` would cut off at white."""
-    if sixteen_bits:
-        return Image.fromarray((np.asarray(image) // 256).astype(np.uint8))
+def warn_of_unused_bits(paths: Sequence[Path]) -> None:
+    """Log one line where images of 16 bits use a small part of their range, and would become dark and coarse.
+
+    Args:
+        paths: images; a sample of them is read.
+    """
+    step = max(1, len(paths) // _LOOKED_AT)
+    found = [_brightest_of_sixteen_bits(path) for path in paths[::step]]
+    brightest = max((value for value in found if value is not None), default=None)
+    if brightest is not None and brightest < _LEAST_BRIGHTEST:
+        logger.warning(
+            "images of 16 bits use values from 0 to %d of 65535 (%s and others): %d of 256 levels are left after "
+            "scaling to 8 bits; multiply their values so that they use the whole range",
+            brightest, paths[0].parent, brightest // 256 + 1,
+        )  # fmt: skip
+
+
+def _has_signature(path: Path) -> bool:
+    try:
+        with Image.open(path, formats=_WITH_SIGNATURE):
+            return True
+    except Exception:  # most files are no images
+        return False
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """Return what makes an image upright; None too where its EXIF block cannot be read, though the pixels can."""
+    try:
+        return _UPRIGHT.get(image.getexif().get(_ORIENTATION))
+    except Exception:  # whatever damaged bytes provoke in a parser
+        return None
+
+
+def _raw_mode(image: Image.Image) -> str:
+    """Return how the pixels lie in the file, such as ``"I;16B"``; only before they are loaded."""
+    if not image.tile:  # type: ignore[attr-defined]
+        return ""
+    return str(image.tile[0][3])  # type: ignore[attr-defined]
+
+
+def _bits_of_grey(image: Image.Image) -> int:
+    """Return the bits of a grey pixel that Pillow leaves as they are; 8 for all others."""
+    if ";12" in _raw_mode(image):
+        return 12
+    if image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PPM"):
+        return 16
+    return 8
+
+
+def _eight_bits(image: Image.Image, bits: int) -> Image.Image:
+    """Return the image without what ``convert("RGB")`` would cut off at white."""
+    if bits > 8:
+        return Image.fromarray((np.asarray(image) // 2 ** (bits - 8)).astype(np.uint8))
     if image.mode in ("I", "F"):
         raise ValueError(f"pixels of mode {image.mode} have no known range, save it with 8 or 16 bits a channel")
     return image
+
+
+def _brightest_of_sixteen_bits(path: Path) -> int | None:
+    """Return the largest value of an image of 16 bits a channel; None for other images."""
+    try:
+        with Image.open(path) as image:
+            if _bits_of_grey(image) == 16:
+                return int(np.asarray(image).max())
+            # Of colours Pillow keeps the upper 8 bits.
+            if ";16" in _raw_mode(image):
+                return 256 * int(np.asarray(image.convert("RGB")).max()) + 255
+    except Exception:  # as in open_rgb, which reports it
+        return None
+    return None

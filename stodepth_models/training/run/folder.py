@@ -24,8 +24,8 @@ from .state import checkpoints, write_atomically
 
 # What may differ between a run and its continuation: where it lies and how it is watched, not what it computes.
 _FREE = ("output", "resume", "progress", "trackers", "log_steps", "checkpoint_minutes", "checkpoint_steps",
-         "stop_at_chance", "data.workers", "data.cache", "data.download", "data.root",
-         "data.label", "data.unreadable", "data.changed")  # fmt: skip
+         "stop_at_chance", "data.workers", "data.cache", "data.max_unpacked_gb", "data.max_files",
+         "data.download", "data.root", "data.label", "data.unreadable", "data.changed")  # fmt: skip
 
 _UNFINISHED = re.compile(r"\.(.+\.)?[0-9a-f]{32}|.+\.[0-9a-f]{32}\.partial")  # names that no other program gives
 

@@ -13,9 +13,8 @@ from torch.nn.functional import cross_entropy
 
 from ...survival import survival_probs
 from ..config import TrainConfig
-from ..data.batches import Batch, TrainBatches
+from ..data.batches import Batch, SampleOrder, TrainBatches
 from ..data.datasets import Data
-from ..data.order import EpochOrder
 from ..errors import Diverged, Interrupted, SettingsError
 from .folder import RunFolder
 from .machine import any_process, free_group_last
@@ -58,7 +57,7 @@ class Trainer:
         self.config, self.accelerator, self.data, self.folder, self.stop = config, accelerator, data, folder, stop
         rank, world = accelerator.process_index, accelerator.num_processes
         assert data.train is not None  # load_data refuses such data
-        order = EpochOrder(
+        order = SampleOrder(
             len(data.train.labels), config.batch_size, config.seed, rank, world, config.optim.accumulate
         )  # fmt: skip
         self.batches = TrainBatches(data, order, accelerator.device, config.data.workers)

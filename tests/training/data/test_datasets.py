@@ -14,10 +14,9 @@ from PIL import Image, ImageOps
 from scipy.io import savemat
 
 from stodepth_models.training.config import DataConfig
-from stodepth_models.training.data.batches import EvaluationBatches, TrainBatches
+from stodepth_models.training.data.batches import EvaluationBatches, SampleOrder, TrainBatches
 from stodepth_models.training.data.datasets import load_data
-from stodepth_models.training.data.folders import open_image
-from stodepth_models.training.data.order import EpochOrder
+from stodepth_models.training.data.decoding import open_image
 from stodepth_models.weights.sources import saved_preprocessing
 
 CPU = torch.device("cpu")
@@ -192,11 +191,11 @@ def test_sixteen_bits_of_grey_are_scaled_and_other_ranges_refused(tmp_path):
 
 @pytest.mark.parametrize("error", [TypeError("a\nb"), struct.error("short"), KeyError(), RecursionError()])
 def test_whatever_a_decoder_raises_becomes_one_line(tmp_path, monkeypatch, error):
-    def fail(image):
+    def fail(image, mode):
         raise error
 
     make_folder(tmp_path / "set")
-    monkeypatch.setattr("PIL.ImageOps.exif_transpose", fail)
+    monkeypatch.setattr("PIL.Image.Image.convert", fail)
     with pytest.raises(ValueError, match=r"^[^\n]*0\.png cannot be read as an image \(\w+\): remove it[^\n]*$"):
         open_image(tmp_path / "set" / "train" / "cat" / "0.png")
 
@@ -218,7 +217,7 @@ def test_a_damaged_large_image_is_named_by_whichever_process_meets_it(tmp_path):
     data = load_data(folder(root))
     data.train.paths[4].write_bytes(b"no picture")
     for workers in (0, 1):
-        batches = TrainBatches(data, EpochOrder(len(data.train.labels), 4, 0), CPU, workers)
+        batches = TrainBatches(data, SampleOrder(len(data.train.labels), 4, 0), CPU, workers)
         with pytest.raises(ValueError, match=r"^[^\n]*\.png cannot be read as an image [^\n]*$"):
             list(batches.epoch(0))
 
@@ -377,7 +376,7 @@ def test_images_of_arrays_are_resized_as_those_of_folders(side):
 
 def test_crops_and_flips_are_those_of_a_plain_loop():
     data = load_data(DataConfig(name="fake", fake_images=40, fake_classes=4, image_size=16, padding=4))
-    order = EpochOrder(40, 16, seed=1)
+    order = SampleOrder(40, 16, seed=1)
     batches = TrainBatches(data, order, CPU, 0)
     drawn = list(batches.epoch(3))
     corner, mirrored, permutation = batches.memory.corner, batches.memory.mirrored, order.permutation(3)
@@ -396,8 +395,8 @@ def test_crops_and_flips_are_those_of_a_plain_loop():
 
 def test_processes_share_each_global_batch_without_overlap():
     data = load_data(DataConfig(name="fake", fake_images=50, fake_classes=4, image_size=8))
-    alone = [batch.parts[0] for batch in TrainBatches(data, EpochOrder(50, 16, 0), CPU, 0).epoch(0)]
-    parts = [list(TrainBatches(data, EpochOrder(50, 16, 0, rank, 2, 2), CPU, 0).epoch(0)) for rank in (0, 1)]
+    alone = [batch.parts[0] for batch in TrainBatches(data, SampleOrder(50, 16, 0), CPU, 0).epoch(0)]
+    parts = [list(TrainBatches(data, SampleOrder(50, 16, 0, rank, 2, 2), CPU, 0).epoch(0)) for rank in (0, 1)]
     # The last two images are left out where four micro-batches would have to share them.
     assert [len(labels) for _, labels in alone] == [16, 16, 16, 2]
     assert len(parts[0]) == len(parts[1]) == 3
@@ -409,7 +408,7 @@ def test_processes_share_each_global_batch_without_overlap():
 
 def test_a_batch_too_small_for_its_processes_is_refused():
     with pytest.raises(ValueError, match="batch_size=16 of 7 training images is too few for 4"):
-        EpochOrder(7, 16, 0, 0, 4)
+        SampleOrder(7, 16, 0, 0, 4)
 
 
 def test_neither_order_nor_augmentation_touches_the_stream_of_the_gates(tmp_path):
@@ -417,14 +416,14 @@ def test_neither_order_nor_augmentation_touches_the_stream_of_the_gates(tmp_path
     large = load_data(folder(make_folder(tmp_path / "set"), image_size=72))
     state = torch.get_rng_state()
     for data in (small, large):
-        list(TrainBatches(data, EpochOrder(len(data.train.labels), 4, 0), CPU, 0).epoch(0))
+        list(TrainBatches(data, SampleOrder(len(data.train.labels), 4, 0), CPU, 0).epoch(0))
         list(EvaluationBatches(data, data.valid, 3, CPU))
     assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_large_images_repeat_from_any_step_and_with_any_number_of_workers(tmp_path):
     data = load_data(folder(make_folder(tmp_path / "set"), image_size=72))
-    order = EpochOrder(len(data.train.labels), 4, 0)
+    order = SampleOrder(len(data.train.labels), 4, 0)
     whole = [batch.parts[0][0] for batch in TrainBatches(data, order, CPU, 0).epoch(1)]
     rest = [batch.parts[0][0] for batch in TrainBatches(data, order, CPU, 1).epoch(1, first_step=1)]
     assert whole[0].shape == (4, 3, 72, 72)

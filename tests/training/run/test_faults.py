@@ -16,9 +16,8 @@ from PIL import Image
 
 from stodepth_models.training.cli import run_script
 from stodepth_models.training.config import DataConfig
-from stodepth_models.training.data.batches import TrainBatches
+from stodepth_models.training.data.batches import SampleOrder, TrainBatches
 from stodepth_models.training.data.datasets import load_data
-from stodepth_models.training.data.order import EpochOrder
 from stodepth_models.training.errors import Diverged, SettingsError
 from stodepth_models.training.run import machine, state
 
@@ -86,7 +85,7 @@ def test_a_signal_to_all_processes_leaves_the_loaders_to_the_run_that_saves(tmp_
 
 def test_loaders_end_where_the_run_itself_ends_them(tmp_path):
     data = load_data(DataConfig(name="folder", root=make_large_images(tmp_path), image_size=72))
-    batches = TrainBatches(data, EpochOrder(len(data.train.labels), 2, 0), torch.device("cpu"), 1).epoch(0)
+    batches = TrainBatches(data, SampleOrder(len(data.train.labels), 2, 0), torch.device("cpu"), 1).epoch(0)
     next(batches)
     (worker,) = multiprocessing.active_children()
     worker.terminate()  # as Python does at its end with what is still there, and waits

@@ -318,7 +318,7 @@ def stopped_by_a_damaged_image(tmp_path, **changes):
     statistics = {"mean": (0.5,) * 3, "std": (0.3,) * 3}  # else the images would be read to measure them
     data = DataConfig(name="folder", root=tmp_path / "set", image_size=72, workers=0, valid_size=4, **statistics)
     config = settings(tmp_path / "run", data=data, epochs=1, batch_size=4, **changes)
-    last = load_data(data).train.paths[trainer.EpochOrder(36, 4, 0).permutation(0)[-1]]
+    last = load_data(data).train.paths[trainer.SampleOrder(36, 4, 0).permutation(0)[-1]]
     last.write_bytes(b"no picture")
     with pytest.raises(ValueError, match=r"\.png cannot be read .*skip; once there is a checkpoint, mend it instead$"):
         train(config)
