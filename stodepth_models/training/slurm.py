@@ -1,29 +1,130 @@
 """A sweep as a SLURM job array: a task a run."""
 
+import re
 import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from .errors import SettingsError
 from .sweep import Run
 
+_CPUS_PER_GPU = 8
 
-def slurm_script(runs: Sequence[Run], program: Sequence[str], stop_code: int, log_folder: Path) -> str:
+# How launchers are told the number of processes: torchrun on each machine, accelerate in all.
+_PER_NODE = ("--nproc-per-node", "--nproc_per_node")
+_IN_ALL = ("--num_processes", "--num-processes")
+_MACHINES = ("--num_machines", "--num-machines")
+_NODES = ("--nnodes",)
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What a job asks of the cluster.
+
+    Attributes:
+        partition: empty: the cluster's default.
+        account: empty: the user's default.
+        time: limit of a task as SLURM writes it, such as ``24:00:00`` or ``2-12``.
+        nodes: machines a run; above 1 the launcher must be torchrun.
+    """
+
+    partition: str = ""
+    account: str = ""
+    time: str = "24:00:00"
+    nodes: int = 1
+
+    def __post_init__(self) -> None:
+        for name, pattern in (("partition", r"[\w.,@+-]*"), ("account", r"[\w.,@+-]*"), ("time", r"[\d:-]+")):
+            value = getattr(self, name)
+            if not re.fullmatch(pattern, value, re.ASCII):
+                raise SettingsError(f"--{name} must be as sbatch takes it, got {value!r}")
+        if self.nodes < 1:
+            raise SettingsError(f"--nodes must be at least 1, got {self.nodes}")
+
+
+def slurm_script(
+    runs: Sequence[Run], program: Sequence[str], stop_code: int, log_folder: Path, cluster: Cluster | None = None
+) -> str:
     """Return a SLURM job array with a task a run; a task that is taken from its machine goes back into the queue.
+
+    A task asks for as many GPUs as the launcher starts processes.
 
     Args:
         runs: of the sweep.
-        program: what the arguments are given to.
+        program: what the arguments are given to: a launcher, and the script of training.
         stop_code: exit code of a run that was asked to stop.
         log_folder: of the tasks' output.
+        cluster: what a task asks for; None: the defaults of :class:`Cluster`.
 
     Raises:
-        SettingsError: sbatch cannot read the path of the log folder.
+        SettingsError: sbatch cannot read the path of the log folder, the number of processes is no number, or the
+            launcher cannot start processes on several machines.
     """
-    commands = "\n".join(f"  {shlex.quote(shlex.join([*program, *run.arguments]))}" for run in runs)
+    cluster = cluster or Cluster()
+    gpus = processes_per_node(program)
+    program = _on_nodes(program, cluster.nodes)
+    commands = "\n".join(f"  {shlex.quote(_command(program, run))}" for run in runs)
     folders = "\n".join(f"  {shlex.quote(str(run.folder))}" for run in runs)
-    logs = _pattern(log_folder)
-    return _SLURM.format(last=len(runs) - 1, commands=commands, folders=folders, stop=stop_code, logs=logs)
+    wishes = [f"#SBATCH --nodes={cluster.nodes}", "#SBATCH --ntasks-per-node=1"]
+    wishes += [f"#SBATCH --gpus-per-node={gpus}", f"#SBATCH --cpus-per-task={gpus * _CPUS_PER_GPU}"]
+    wishes.append(f"#SBATCH --time={cluster.time}")
+    if cluster.partition:
+        wishes.append(f"#SBATCH --partition={cluster.partition}")
+    if cluster.account:
+        wishes.append(f"#SBATCH --account={cluster.account}")
+    setup = _FIND_HEAD if cluster.nodes > 1 else ""
+    return _SLURM.format(
+        last=len(runs) - 1, wishes="\n".join(wishes), setup=setup, commands=commands, folders=folders, stop=stop_code,
+        logs=_pattern(log_folder),
+    )  # fmt: skip
+
+
+def processes_per_node(program: Sequence[str]) -> int:
+    """Return how many processes a launcher starts on each machine; 1 for a program that is no launcher.
+
+    Raises:
+        SettingsError: it is told to find out by itself, on a machine that is not known yet.
+    """
+    count = _number(program, _PER_NODE)
+    if count is not None:
+        return count
+    in_all = _number(program, _IN_ALL) or 1
+    machines = _number(program, _MACHINES) or 1
+    return max(1, in_all // machines)
+
+
+def _number(program: Sequence[str], options: Sequence[str]) -> int | None:
+    """The value of one of these options of a launcher, None where it is not given."""
+    words = [part for word in program for part in word.split("=", 1)]
+    for option, value in pairwise(words):
+        if option in options:
+            if not value.isdecimal():
+                raise SettingsError(f"--launcher: {option} must be a number for a SLURM job, got {value!r}")
+            return int(value)
+    return None
+
+
+def _on_nodes(program: Sequence[str], nodes: int) -> list[str]:
+    """The program, started on each machine of a job; its processes find one another through the first machine."""
+    if nodes == 1:
+        return list(program)
+    torchrun = [n for n, word in enumerate(program) if Path(word).name in ("torchrun", "torch.distributed.run")]
+    if not torchrun or _number(program, _NODES) is not None:
+        raise SettingsError(f"--nodes={nodes} needs --launcher 'torchrun --nproc-per-node N', without --nnodes")
+    after = torchrun[0] + 1
+    meeting = [f"--nnodes={nodes}", "--rdzv-backend=c10d", "--rdzv-id=$SLURM_JOB_ID", "--rdzv-endpoint=$head:29500"]
+    return ["srun", "--kill-on-bad-exit=1", *program[:after], *meeting, *program[after:]]
+
+
+def _command(program: Sequence[str], run: Run) -> str:
+    # The two variables of the shell that the task fills in must not be quoted.
+    words = [shlex.quote(word) for word in (*program, *run.arguments)]
+    for number, word in enumerate(program):
+        if word.startswith(("--rdzv-id=$", "--rdzv-endpoint=$")):
+            words[number] = word
+    return " ".join(words)
 
 
 def _pattern(folder: Path) -> str:
@@ -34,13 +135,13 @@ def _pattern(folder: Path) -> str:
     return text.replace("%", "%%")
 
 
+_FIND_HEAD = 'head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)\n'
+
 _SLURM = """\
 #!/bin/bash
 #SBATCH --job-name=stodepth
 #SBATCH --array=0-{last}
-#SBATCH --gpus-per-node=1
-#SBATCH --cpus-per-task=8
-#SBATCH --time=24:00:00
+{wishes}
 #SBATCH --requeue
 #SBATCH --signal=B:TERM@120
 #SBATCH --open-mode=append
@@ -56,6 +157,7 @@ command=${{commands[$SLURM_ARRAY_TASK_ID]}}
 folder=${{folders[$SLURM_ARRAY_TASK_ID]}}
 [ -e "$folder/result.json" ] && exit 0
 
+{setup}
 # 120 seconds before the end the batch shell gets SIGTERM; the run saves a checkpoint and this task is queued again.
 stopped=0
 trap 'stopped=1; kill -TERM "$child"' TERM

@@ -41,10 +41,11 @@ def parse_seeds(text: str) -> list[int]:
     Raises:
         SettingsError: neither of the two.
     """
+    seeds = []
     if match := re.fullmatch(r"(\d+)\.\.(\d+)", text):
         seeds = list(range(int(match[1]), int(match[2]) + 1))
-    else:
-        seeds = [int(part) for part in text.split(",")] if re.fullmatch(r"\d+(,\d+)*", text) else []
+    elif re.fullmatch(r"\d+(,\d+)*", text):
+        seeds = [int(part) for part in text.split(",")]
     if not seeds:
         raise SettingsError(f"--seeds must be like 1..5 or 1,2,7, got {text!r}")
     return seeds
@@ -87,20 +88,14 @@ def plan(
         SettingsError: a folder holds a run with other settings, two runs would go to the same folder, the grid or the
             further arguments name ``seed``, ``output`` or ``resume``, or both name the same setting.
     """
-    further = {part.partition("=")[0].removeprefix("--") for part in extra if part.startswith("--")}
-    taken = [name for name in ("seed", "output", "resume") if name in {*grid, *further}]
-    if taken:
-        raise SettingsError(f"{taken[0]} is given by the sweep itself: use --seeds and -o")
-    twice = [name for name in grid if name in further]
-    if twice:
-        raise SettingsError(f"{twice[0]} is given by --grid and after --: leave one of them out")
+    _refuse_repeated_settings(grid, extra)
     runs: list[Run] = []
     for config, *values in itertools.product(configs, *grid.values()):
         point = dict(zip(grid, values, strict=True))
-        name = "-".join([config.stem, *(f"{key.rsplit('.')[-1]}_{_slug(value)}" for key, value in point.items())])
+        name = _folder_name(config, point)
+        settings = [f"--{key}={_as_yaml(value)}" for key, value in point.items()]
         for seed in seeds:
             folder = output / name / f"seed{seed}"
-            settings = [f"--{key}={_as_yaml(value)}" for key, value in point.items()]
             arguments = (f"--config={config}", *extra, *settings, f"--seed={seed}", f"--output={folder}", "--resume")
             _refuse_another_run(folder, parse(TrainConfig, arguments))
             if any(run.folder == folder for run in runs):
@@ -115,7 +110,7 @@ def run_all(runs: Sequence[Run], program: Sequence[str], say: Callable[[str], No
     Args:
         runs: of the sweep.
         program: what the arguments are given to.
-        say: told of each run.
+        say: called with one line for each run.
         stop_code: exit code of a run that was asked to stop; the sweep stops with it, as it does where it was asked
             itself, which asks the run.
 
@@ -131,14 +126,36 @@ def run_all(runs: Sequence[Run], program: Sequence[str], say: Callable[[str], No
                 continue
             say(where)
             code = programs.run([*program, *run.arguments])
-            if programs.stopped_by or code == stop_code:  # a launcher has a code of its own where the run was stopped
-                say(f"stopped{programs.stopped_by and ' by '}{programs.stopped_by}: the same command goes on")
+            # A launcher has an exit code of its own where the run was stopped.
+            if programs.stopped_by or code == stop_code:
+                by = f" by {programs.stopped_by}" if programs.stopped_by else ""
+                say(f"stopped{by}: the same command goes on")
                 return stop_code
             if code != 0:
                 failed.append(str(run.folder))
-    if failed:
-        say(f"{len(failed)} of {len(runs)} runs failed: {', '.join(failed)}")
-    return 1 if failed else 0
+    if not failed:
+        return 0
+    say(f"{len(failed)} of {len(runs)} runs failed: {', '.join(failed)}")
+    return 1
+
+
+def _refuse_repeated_settings(grid: dict[str, list[Any]], extra: Sequence[str]) -> None:
+    """Raise where the grid or the further arguments give what the sweep gives, or both give the same setting."""
+    further = {part.partition("=")[0].removeprefix("--") for part in extra if part.startswith("--")}
+    for name in ("seed", "output", "resume"):
+        if name in grid or name in further:
+            raise SettingsError(f"{name} is given by the sweep itself: use --seeds and -o")
+    for name in grid:
+        if name in further:
+            raise SettingsError(f"{name} is given by --grid and after --: leave one of them out")
+
+
+def _folder_name(config: Path, point: dict[str, Any]) -> str:
+    parts = [config.stem]
+    for key, value in point.items():
+        setting = key.rsplit(".")[-1]
+        parts.append(f"{setting}_{_slug(value)}")
+    return "-".join(parts)
 
 
 def _refuse_another_run(folder: Path, config: TrainConfig) -> None:

@@ -18,7 +18,7 @@ from stodepth_models.training.config import TrainConfig
 from stodepth_models.training.data.datasets import load_data
 from stodepth_models.training.errors import SettingsError
 from stodepth_models.training.run.folder import RunFolder
-from stodepth_models.training.slurm import slurm_script
+from stodepth_models.training.slurm import Cluster, processes_per_node, slurm_script
 from stodepth_models.training.sweep import parse_grid, parse_seeds, plan, run_all
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -239,6 +239,87 @@ def test_a_log_folder_stands_in_a_job_array_as_sbatch_reads_it(tmp_path):
     for name in ('a"b', "a\\b", "a#b", "a\nb"):
         with pytest.raises(ValueError, match="output: sbatch takes no quotes, backslashes, # or"):
             slurm_script(runs, ["train"], 75, tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("launcher", "processes"),
+    [
+        ("python", 1),
+        ("torchrun --nproc-per-node 4", 4),
+        ("torchrun --nproc_per_node=8 --max-restarts=0", 8),
+        ("python -m torch.distributed.run --nproc-per-node=2", 2),
+        ("torchrun", 1),
+        ("accelerate launch --multi_gpu --num_processes 4", 4),
+        ("accelerate launch --num_machines 2 --num-processes=8", 4),
+        ("accelerate launch", 1),
+    ],
+)
+def test_a_task_asks_for_as_many_gpus_as_its_launcher_starts_processes(tmp_path, launcher, processes):
+    program = [*launcher.split(), "train.py"]
+    assert processes_per_node(program) == processes
+    lines = slurm_script(plan([RECIPE], [1], {}, tmp_path), program, 75, tmp_path).splitlines()
+    assert f"#SBATCH --gpus-per-node={processes}" in lines
+    assert f"#SBATCH --cpus-per-task={8 * processes}" in lines
+    assert "#SBATCH --nodes=1" in lines
+
+
+@pytest.mark.parametrize("count", ["auto", "gpu", "-1", "1.5", ""])
+def test_a_launcher_that_counts_by_itself_is_refused(tmp_path, count):
+    program = ["torchrun", f"--nproc-per-node={count}", "train.py"]
+    with pytest.raises(SettingsError, match=f"--nproc-per-node must be a number for a SLURM job, got '{count}'"):
+        slurm_script(plan([RECIPE], [1], {}, tmp_path), program, 75, tmp_path)
+
+
+def test_the_cluster_is_asked_for_partition_account_time_and_nodes(tmp_path, monkeypatch, capsys):
+    script = tmp_path / "array.sh"
+    wishes = ["--partition=gpu,a100", "--account=my-group", "--time=2-12:30", "--nodes=2"]
+    arguments = [str(RECIPE), f"-o={tmp_path}", "--launcher=torchrun --nproc-per-node 4", *wishes]
+    assert command(monkeypatch, *arguments, f"--slurm={script}") == 0
+    assert {f"#SBATCH {wish}" for wish in wishes} < set(script.read_text().splitlines())
+    assert command(monkeypatch, *arguments) == 2
+    assert capsys.readouterr().err == "error: --partition is for a SLURM job: add --slurm FILE\n"
+    lines = slurm_script(plan([RECIPE], [1], {}, tmp_path), ["python"], 75, tmp_path).splitlines()
+    assert "#SBATCH --time=24:00:00" in lines
+    assert not [line for line in lines if "partition" in line or "account" in line]
+
+
+@pytest.mark.parametrize(
+    ("wish", "message"),
+    [
+        ({"partition": "a b"}, "--partition must be as sbatch takes it, got 'a b'"),
+        ({"account": "a\n#SBATCH --nodes=9"}, "--account must be as sbatch takes it"),
+        ({"time": "a day"}, "--time must be as sbatch takes it, got 'a day'"),
+        ({"time": ""}, "--time must be as sbatch takes it, got ''"),
+        ({"nodes": 0}, "--nodes must be at least 1, got 0"),
+    ],
+)
+def test_a_wish_that_sbatch_would_refuse_is_refused_first(wish, message):
+    with pytest.raises(SettingsError, match=re.escape(message)):
+        Cluster(**wish)
+
+
+@pytest.mark.parametrize("launcher", ["python", "accelerate launch --num_processes 4", "torchrun --nnodes 2"])
+def test_several_nodes_need_torchrun(tmp_path, launcher):
+    with pytest.raises(SettingsError, match="--nodes=2 needs --launcher 'torchrun --nproc-per-node N', without --nno"):
+        slurm_script(plan([RECIPE], [1], {}, tmp_path), [*launcher.split(), "t.py"], 75, tmp_path, Cluster(nodes=2))
+
+
+def test_on_several_nodes_srun_starts_torchrun_on_each(tmp_path):
+    runs = plan([RECIPE], [1], {"model.prob_0_L": [[1, 0.5]]}, tmp_path / "my runs")
+    script = tmp_path / "array.sh"
+    program = ["torchrun", "--nproc-per-node", "4", "my train.py"]
+    script.write_text(slurm_script(runs, program, 75, tmp_path, Cluster(nodes=2)))
+    stand_ins = {"srun": 'printf "%s\\n" "$@" > ' + shlex.quote(f"{tmp_path}/words"), "scontrol": "printf 'n7\\nn8\\n'"}
+    for name, body in stand_ins.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = os.environ | {"SLURM_ARRAY_TASK_ID": "0", "SLURM_ARRAY_JOB_ID": "9", "SLURM_JOB_ID": "10",
+                                "SLURM_JOB_NODELIST": "n[7-8]", "PATH": f"{tmp_path}:{os.environ['PATH']}"}  # fmt: skip
+    assert subprocess.run(["bash", str(script)], env=environment).returncode == 0
+    assert (tmp_path / "words").read_text().splitlines() == [
+        "--kill-on-bad-exit=1", "torchrun", "--nnodes=2", "--rdzv-backend=c10d", "--rdzv-id=10",
+        "--rdzv-endpoint=n7:29500", "--nproc-per-node", "4", "my train.py", *runs[0].arguments,
+    ]  # fmt: skip
 
 
 def test_recipes_open_with_what_they_are_said_once():

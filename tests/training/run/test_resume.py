@@ -1,0 +1,73 @@
+"""A run that is killed, wherever, ends with the weights of one that was not, on one process and on two."""
+
+import random
+import signal
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from stodepth_models.training.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
+from stodepth_models.training.run.folder import RunFolder
+
+from .killed import run
+
+STEPS = 10  # of a run
+
+
+def settings(output, **model):
+    """A run of 2 epochs of 5 steps on 8x8 pictures."""
+    data = DataConfig(name="fake", fake_images=80, fake_classes=4, image_size=8)
+    return TrainConfig(
+        model=ModelConfig(prob_0_L=(1.0, 0.3), **model), data=data, optim=OptimConfig(lr=0.05), epochs=2, batch_size=16,
+        output=output, resume=True, cpu=True, trackers=(), progress=False, stop_at_chance=0, log_steps=2,
+        checkpoint_steps=3,
+    )  # fmt: skip
+
+
+def figures(folder):
+    """What a run has computed, without what it took."""
+    rows = RunFolder(folder).rows()
+    for row in rows:
+        for name in ("seconds", "processor_seconds", "images_per_second"):
+            del row["train"][name]
+    return rows
+
+
+def assert_same(first, second):
+    for name in ("best.safetensors", "last.safetensors"):
+        one, other = load_file(first / name), load_file(second / name)
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[key], other[key]) for key in one)
+    assert figures(first) == figures(second)
+
+
+@pytest.mark.parametrize("world", [1, 2])
+@pytest.mark.parametrize("sync_gates", [False, True])
+@pytest.mark.parametrize("mode", ["batch", "row", "subset"])
+def test_three_kills_at_random_steps_change_nothing(tmp_path, mode, sync_gates, world):
+    model = {"mode": mode, "sync_gates": sync_gates}
+    assert run(settings(tmp_path / "whole", **model), world) == [0] * world
+    numbers = random.Random(f"{mode} {sync_gates} {world}")
+    for step in sorted(numbers.sample(range(STEPS), 3)):
+        codes = run(settings(tmp_path / "parts", **model), world, numbers.randrange(world), step)
+        assert -signal.SIGKILL in codes
+    assert run(settings(tmp_path / "parts", **model), world) == [0] * world
+    assert_same(tmp_path / "whole", tmp_path / "parts")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    assert run(settings(folder)) == [0]
+    return folder
+
+
+# Of 53 accesses to files: the lock, settings, metrics, checkpoints and weights of both epochs, the result.
+@pytest.mark.parametrize("event", [0, 5, 12, 20, 27, 33, 39, 43, 48, 52])
+def test_a_kill_at_an_access_to_a_file_changes_nothing(tmp_path, whole, event):
+    assert run(settings(tmp_path), kill_event=event) == [-signal.SIGKILL]
+    assert run(settings(tmp_path)) == [0]
+    assert_same(whole, tmp_path)
+    left = {path.name for path in tmp_path.rglob("*")} - {path.name for path in whole.rglob("*")}
+    assert left <= {"step_000000006.pt"}  # a third checkpoint, where the kill came before it was removed
