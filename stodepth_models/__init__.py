@@ -1,11 +1,13 @@
 """ResNets with stochastic depth (Huang et al., arXiv:1603.09382) that skip the work of dropped blocks for real."""
 
 import sys
+from typing import Any
 
 from .blocks.fold import fold_rescale
 from .blocks.registry import register_block
 from .blocks.surgery import apply_stochastic_depth, remove_stochastic_depth, to_torchvision
 from .blocks.torchvision import StoDepthBasicBlock, StoDepthBottleneck
+from .checks import did_you_mean
 from .cifar import (
     CifarResNet,
     cifar_resnet18_stodepth_lineardecay,
@@ -151,3 +153,12 @@ for _old, _new in {
 }.items():
     sys.modules[f"{__name__}.{_old}"] = sys.modules[f"{__name__}.{_new}"]
 del _name, _old, _new
+
+
+def __getattr__(name: str) -> Any:
+    """Name the builder that is meant by a name of the original project, such as ``resnet18_StoDepth_lineardecay``."""
+    message = f"module {__name__!r} has no attribute {name!r}"
+    if not name.startswith("_"):
+        hint = did_you_mean(name.lower(), __all__)
+        raise AttributeError(f"{message}; {hint}" if hint else message)
+    raise AttributeError(message)

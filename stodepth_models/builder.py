@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 from torchvision.models import WeightsEnum
-from torchvision.models._api import BUILTIN_MODELS
 
+from .blocks.surgery import METHODS
 from .checks import check_choice, check_flag, check_probability
 from .layers.draw import MODES, RESCALES
 from .layers.residual import StochasticGate, StochasticResidual
@@ -18,6 +18,7 @@ from .weights.config import Recipe, Recorded
 from .weights.load import builder_source, load_checkpoint
 from .weights.names import CLASSIFIER
 from .weights.sources import read_checkpoint
+from .zoo import register_builder
 
 Model = TypeVar("Model", bound=Recorded)
 Builder = TypeVar("Builder", bound=Callable[..., nn.Module])
@@ -51,23 +52,29 @@ ARGUMENTS = """
     """
 
 
-# Keywords of other libraries that mean what this one has under another name.
-SAID_OTHERWISE = {
+# Arguments of other projects, and what takes their place here.
+FOREIGN_ARGUMENTS = {
+    "multFlag": "mult_flag",
+    "prob_0_l": "prob_0_L",
+    "stoch_depth_probability": "prob_0_L=(stoch_depth_probability, stoch_depth_probability)",
+    "survival_prob": "prob_0_L=(survival_prob, survival_prob)",
+    "drop_rate": "prob_0_L=(1.0, 1.0 - drop_rate), mode='row', rescale='train'",
+    "drop_prob": "prob_0_L=(1.0, 1.0 - drop_prob), mode='row', rescale='train'",
     "drop_path_rate": "prob_0_L=(1.0, 1.0 - drop_path_rate), mode='row', rescale='train'",
     "stochastic_depth_prob": "prob_0_L=(1.0, 1.0 - stochastic_depth_prob), mode='row', rescale='train'",
     "features_only": "torchvision.models.feature_extraction.create_feature_extractor",
     "in_chans": "a convolution of your own in place of model.conv1",
+    "in_channels": "a convolution of your own in place of model.conv1",
+    "n_classes": "num_classes",
+    "stochastic_method": "mode",
 }
 
 
 def register(builder: Builder) -> Builder:
-    """Enter a builder in torchvision's registry under its own name, and document the arguments that all of them take.
-
-    A reload replaces the entry.
-    """
+    """Enter a builder in torchvision's registry, and document the arguments that all builders take."""
     if builder.__doc__:  # absent under `python -OO`
         builder.__doc__ += ARGUMENTS
-    BUILTIN_MODELS[builder.__name__] = builder
+    register_builder(builder)
     return builder
 
 
@@ -78,7 +85,8 @@ class StochasticDepth:
     Attributes:
         prob_0_L: survival probability of the first and of the last residual block, linear between.
         mult_flag: scale each branch by its survival probability in evaluation, as in the paper; False: no scaling.
-        mode: ``"batch"``, ``"row"`` or ``"subset"``; see :class:`StochasticResidual`.
+        mode: ``"batch"``, ``"row"`` or ``"subset"``; see :class:`StochasticResidual`. ``"block"`` and
+            ``"sample"``, the names of :func:`apply_stochastic_depth`, are batch and row.
         rescale: ``"eval"``, ``"train"`` or ``"none"``; None follows ``mult_flag``: ``"eval"`` or ``"none"``.
         depth_rule: ``"inclusive"`` or ``"paper"``; see :func:`linear_decay`.
         sync_gates: all ranks draw the same gates.
@@ -102,7 +110,8 @@ class StochasticDepth:
             check_probability("prob_0_L", value)
         check_flag("mult_flag", self.mult_flag)
         check_flag("sync_gates", self.sync_gates)
-        check_choice("mode", self.mode, MODES)
+        if self.mode not in ("block", "sample"):  # the names of MosaicML Composer and of surgery
+            check_choice("mode", self.mode, MODES)
         check_choice("depth_rule", self.depth_rule, DEPTH_RULES)
         if self.rescale is not None:
             check_choice("rescale", self.rescale, RESCALES)
@@ -115,7 +124,7 @@ class StochasticDepth:
         for gate in gates:
             gate.sync_gates = self.sync_gates
             if isinstance(gate, StochasticResidual):
-                gate.mode = self.mode
+                gate.mode = METHODS[self.mode]
                 gate.rescale = self.rescale or ("eval" if self.mult_flag else "none")
         set_survival_probs(model, linear_decay(len(gates), *self.prob_0_L, rule=self.depth_rule))
 
@@ -151,8 +160,9 @@ def build(
         options: keyword arguments of ``architecture``; without ``num_classes``, that of the weights is taken.
     """
     check_flag("pretrained", pretrained)
-    for option in SAID_OTHERWISE.keys() & options.keys():
-        raise TypeError(f"{name} takes no {option}: use {SAID_OTHERWISE[option]}")
+    for option in options:
+        if option in FOREIGN_ARGUMENTS:
+            raise TypeError(f"{name} takes no {option}: use {FOREIGN_ARGUMENTS[option]}")
     _check_classes(options.get("num_classes", 1))
     source = builder_source(name, enum, pretrained, weights)
     model = architecture(**options)  # before anything is read or downloaded: a wrong option is told at once

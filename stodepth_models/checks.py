@@ -1,5 +1,7 @@
 """Checks of arguments: an error names the argument, the value it got, and what is allowed."""
 
+import difflib
+from collections.abc import Iterable
 from numbers import Real
 from typing import Any
 
@@ -56,3 +58,11 @@ def check_whole(name: str, value: Any, least: int) -> int:
     if value < least:
         raise ValueError(f"{name} must be at least {least}, got {value}")
     return value
+
+
+def did_you_mean(name: str, known: Iterable[str], count: int = 1) -> str:
+    """Return a question that names the nearest of the known names, for the end of a message; empty without one."""
+    near = difflib.get_close_matches(name, list(known), n=count)
+    if not near:
+        return ""
+    return f"did you mean {' or '.join(near)}?"

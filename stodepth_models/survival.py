@@ -3,6 +3,7 @@
 The schedules follow the manner of ``torch.optim.lr_scheduler``.
 """
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from numbers import Integral
 from typing import Any
@@ -16,6 +17,8 @@ from .layers.residual import StochasticGate
 DEPTH_RULES = ("inclusive", "paper")
 
 Probs = float | Sequence[float]
+
+logger = logging.getLogger("stodepth_models")
 
 
 def linear_decay(L: int, p_0: float = 1.0, p_L: float = 0.5, rule: str = "inclusive") -> list[float]:
@@ -109,6 +112,16 @@ class _Schedule:
         _stochastic_gates(model)
         self.model = model
 
+    def _say_what_moves(self) -> None:
+        """Log that the schedule changes the function in evaluation, where the evaluation scale follows p."""
+        if any(getattr(gate, "rescale", None) == "eval" for gate in _gates(self.model)):
+            logger.warning(
+                "the schedule moves the evaluation scale of %s, which follows the survival probability under "
+                "rescale='eval': a copy of the model, such as an average of its weights, keeps the scale of the moment "
+                "it was made; build the model with rescale='train'",
+                type(self.model).__name__,
+            )
+
     def get_last_probs(self) -> list[float]:
         """Return the probabilities set last, one for each block, in forward order."""
         return list(self._last)
@@ -153,7 +166,7 @@ class SurvivalSchedule(_Schedule):
         super().__init__(model)
         own = survival_probs(model)
         self.total_steps = check_whole("total_steps", total_steps, 1)
-        self.share = check_probability("share", _plain(share))
+        self.share = check_probability("share", share)
         if self.share == 0.0:
             raise ValueError("share must be above 0, got 0: to set the end at once, call set_survival_probs")
         if not (curve is None or callable(curve)):
@@ -161,6 +174,8 @@ class SurvivalSchedule(_Schedule):
         self.curve = curve
         self.start = _one_each("start", start, len(own))
         self.end = own if end is None else _one_each("end", end, len(own))
+        if self.start != self.end:
+            self._say_what_moves()
         self.steps = 0
         self._set(self._probs())
 
@@ -230,12 +245,14 @@ class StochasticDepthProbabilitySchedulerLinear(_Schedule):
         max_epochs: int | None = None,
         model: nn.Module | None = None,
     ) -> None:
-        first = check_probability("stoch_depth_probability", _plain(stoch_depth_probability))
-        last = check_probability("final_stoch_depth_probability", _plain(final_stoch_depth_probability))
+        first = check_probability("stoch_depth_probability", stoch_depth_probability)
+        last = check_probability("final_stoch_depth_probability", final_stoch_depth_probability)
         super().__init__(model)  # type: ignore[arg-type]  # None is refused there
         self.cur_epoch = check_whole("cur_epoch", cur_epoch, 0)
         epochs = check_whole("max_epochs", max_epochs, 1)
         self.schedule = torch.linspace(first, last, epochs).tolist()
+        if first != last:
+            self._say_what_moves()
         self._set_epoch_probs(self.cur_epoch)
 
     def step(self) -> None:
@@ -274,19 +291,12 @@ def _stochastic_gates(model: nn.Module) -> list[StochasticGate]:
     return gates
 
 
-def _plain(value: Any) -> Any:
-    """Return the number in a scalar of torch or NumPy; anything else as it is."""
-    if getattr(value, "ndim", None) == 0:
-        return value.item()
-    return value
-
-
 def _one_each(name: str, probs: Probs, count: int) -> list[float]:
     """Return one probability for each of ``count`` blocks."""
-    probs = _plain(probs)
-    if isinstance(probs, str) or not isinstance(probs, Iterable):
+    is_scalar = getattr(probs, "ndim", None) == 0  # of torch or NumPy
+    if is_scalar or isinstance(probs, str) or not isinstance(probs, Iterable):
         return [check_probability(name, probs)] * count
-    values = [check_probability(name, _plain(value)) for value in probs]
+    values = [check_probability(name, value) for value in probs]
     if len(values) == 2:
         # linear_decay gives a single block the second value, too
         return linear_decay(count, values[0], values[1])

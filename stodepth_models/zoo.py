@@ -1,29 +1,61 @@
 """Which builders there are, and which of them a name means."""
 
-import difflib
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
 
 from torchvision.models._api import BUILTIN_MODELS
+
+from .checks import did_you_mean
 
 SUFFIX = "_stodepth_lineardecay"  # of every builder's name
 
 
 def builder_names() -> list[str]:
-    """Names of this package's builders, in the order of their registration."""
-    return [name for name, builder in BUILTIN_MODELS.items() if builder.__module__.split(".")[0] == __package__]
+    """Return the names of this package's builders, in the order of their registration."""
+    ours = []
+    for name, builder in BUILTIN_MODELS.items():
+        if builder.__module__.split(".")[0] == __package__ and name.endswith(SUFFIX):
+            ours.append(name)
+    return ours
+
+
+def register_builder(builder: Callable[..., Any]) -> None:
+    """Enter a builder in torchvision's registry under its own name; a reload replaces the entry.
+
+    A builder of the CIFAR family is known under its short name, such as ``cifar_resnet20``, too: torchvision has no
+    model of that name.
+    """
+    name = builder.__name__
+    BUILTIN_MODELS[name] = builder
+    short = name.removesuffix(SUFFIX)
+    if short.startswith("cifar_"):
+        BUILTIN_MODELS[short] = _under_short_name(builder)
+
+
+def _under_short_name(builder: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(builder)
+    def build(*args: Any, **kwargs: Any) -> Any:
+        return builder(*args, **kwargs)
+
+    # torchvision's list_models(module=stodepth_models) looks one module deep: it lists each builder once.
+    build.__module__ = f"{builder.__module__}.short"
+    return build
 
 
 def full_name(name: str) -> str:
-    """Return the name of the builder that is named with or without the suffix.
+    """Return the name of the builder that is named with or without the suffix, in any case of letters.
 
     Raises:
         ValueError: there is none; the message names the nearest ones.
     """
     known = builder_names()
-    for candidate in (name, name + SUFFIX):
-        if candidate in known:
-            return candidate
-    if f"cifar_{name}{SUFFIX}" in known:
-        raise ValueError(f"no model {name!r} in the zoo; did you mean cifar_{name}?")
-    near = difflib.get_close_matches(name.removesuffix(SUFFIX), [k.removesuffix(SUFFIX) for k in known], n=3)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
+    short = name.lower().removesuffix(SUFFIX)
+    if short + SUFFIX in known:
+        return short + SUFFIX
+    hint = did_you_mean(short, [builder.removesuffix(SUFFIX) for builder in known], count=3)
+    if f"cifar_{short}{SUFFIX}" in known:
+        hint = f"did you mean cifar_{short}?"
+    if not hint:
+        hint = f"known: {', '.join(known)}"
     raise ValueError(f"no model {name!r} in the zoo; {hint}")

@@ -158,6 +158,20 @@ def test_probabilities_may_be_numbers_of_other_libraries(number):
     StochasticDepthProbabilitySchedulerLinear(number(1.0), number(0.5), max_epochs=2, model=model).step()
 
 
+@pytest.mark.parametrize(
+    ("rescale", "end", "warns"),
+    [("eval", 0.5, True), ("eval", 1.0, False), ("train", 0.5, False), ("none", 0.5, False)],
+)
+def test_a_schedule_that_moves_the_evaluation_scale_says_so_once(rescale, end, warns, caplog):
+    model = cifar_resnet20_stodepth_lineardecay(rescale=rescale)
+    with caplog.at_level("WARNING", logger="stodepth_models"):
+        run(SurvivalSchedule(model, 4, start=1.0, end=end), 4)
+    assert ["build the model with rescale='train'" in message for message in caplog.messages] == [True] * warns
+    caplog.clear()
+    StochasticDepthProbabilitySchedulerLinear(1.0, end, max_epochs=2, model=model).step()
+    assert len(caplog.messages) == warns
+
+
 @pytest.mark.parametrize("value", [True, torch.tensor(True), "0.5", None, 1j])
 def test_what_is_no_number_is_no_probability(value):
     with pytest.raises(TypeError, match="start must be a probability"):

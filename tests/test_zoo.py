@@ -234,6 +234,29 @@ def test_scaled_evaluation_works_under_vmap_and_in_forward_mode():
     torch.testing.assert_close(tangent, (model(x[0] + step) - model(x[0] - step)) / (2 * step), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(("method", "mode"), [("block", "batch"), ("sample", "row")])
+def test_builders_take_the_methods_of_surgery_as_modes(method, mode):
+    model = sdm.cifar_resnet20_stodepth_lineardecay(mode=method)
+    gates = [module for module in model.modules() if isinstance(module, sdm.StochasticResidual)]
+    assert [gate.mode for gate in gates] == [mode] * 9
+
+
+@pytest.mark.parametrize("name", ["cifar_resnet20", "cifar_resnet20_StoDepth_lineardecay", "CIFAR_ResNet20"])
+def test_the_registry_knows_names_of_other_forms(name):
+    model = get_model(name, prob_0_L=(1.0, 0.75))
+    assert sdm.survival_probs(model)[-1] == 0.75
+    assert get_model_weights(name) is sdm.CifarResNet20_Weights
+    assert name not in list_models(module=sdm)
+
+
+@pytest.mark.parametrize(
+    "pair", [[0.9, 0.4], torch.tensor([0.9, 0.4]).tolist(), (torch.tensor(0.9), torch.tensor([0.4]))]
+)
+def test_the_pair_of_probabilities_may_be_a_list_or_hold_tensors(pair):
+    probs = sdm.survival_probs(sdm.cifar_resnet20_stodepth_lineardecay(prob_0_L=pair))
+    assert [probs[0], probs[-1]] == pytest.approx([0.9, 0.4])
+
+
 @pytest.mark.parametrize("count", [0, -1, "3", 2.5, True])
 def test_a_number_of_classes_that_is_none_is_named(count):
     with pytest.raises((TypeError, ValueError), match=f"num_classes must be a whole number, at least 1, got {count!r}"):

@@ -36,7 +36,7 @@ def builder_source(builder: str, enum: type[WeightsEnum], pretrained: bool, weig
     if weights is not None:
         raise ValueError(f"pretrained=True and weights={weights!r} are two sources: give one of them")
     default = next((name for name in ("IMAGENET1K_V1", "DEFAULT") if name in enum.__members__), None)
-    if default is None:
+    if default is None or not enum[default].meta.get("pretrained", True):
         known = ", ".join(f"weights={name!r}" for name in enum.__members__) or "none"
         raise ValueError(
             f"pretrained=True: no stochastic-depth weights of {builder} are published yet; weights of others: {known}"

@@ -61,12 +61,15 @@ class PublishedWeights(WeightsEnum):
 
 
 def _fill(members: MutableMapping[str, Any], builder: str) -> None:
-    """Add the index's entries for a builder to the body of its enum; its default one also as ``DEFAULT``."""
+    """Add the index's entries for a builder to the body of its enum; ``DEFAULT`` is the default or else the first."""
+    default = None
     for entry in _index()["weights"]:
         if entry["builder"] == builder:
             members[entry["name"]] = weights = _weights(entry)
-            if entry["default"]:
-                members["DEFAULT"] = weights
+            if entry["default"] or default is None:
+                default = weights
+    if default is not None:
+        members["DEFAULT"] = default
 
 
 def _weights(entry: dict[str, Any]) -> Weights:
@@ -79,6 +82,7 @@ def _weights(entry: dict[str, Any]) -> Weights:
         "file": entry["file"],
         "sha256": entry["sha256"],
         "measured": entry["measured"],
+        "pretrained": entry["default"],  # what pretrained=True loads: weights of stochastic depth
         "_metrics": {entry["dataset"]: {"acc@1": entry["acc@1"]}},
         "_ops": entry["ops"],
         "_file_size": entry["file_size"],

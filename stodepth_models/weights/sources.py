@@ -1,6 +1,5 @@
 """Sources of weights: what a user may name, found and read."""
 
-import difflib
 import os
 import re
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from urllib.parse import urlsplit
 from torch import Tensor
 from torchvision.models import WeightsEnum, get_weight
 
+from ..checks import did_you_mean
 from .checkpoint import Checkpoint, read_file, read_mapping
 from .download import HUB_FILES, cached_path, check_sha256, digest_in_name, fetch_hub, fetch_url, is_remote
 from .errors import CheckpointError, DownloadError
@@ -72,13 +72,14 @@ def _named(source: str, enum: type[WeightsEnum] | None, owner: str) -> Source:
             f"'ResNet18_Weights.IMAGENET1K_V1'; a file's name ends in {', '.join(SUFFIXES)}"
         )
     members = [*enum.__members__]
-    near = difflib.get_close_matches(source.upper().rpartition(".")[2], members, n=1)
-    raise ValueError(
-        f"no weights {source!r} for {owner}; "
-        + (f"known: {', '.join(members)}" if members else "none are published yet")
-        + (f"; did you mean {near[0]!r}?" if near else "")
-        + ("; a file's name ends in " + ", ".join(SUFFIXES))
-    )
+    parts = [f"no weights {source!r} for {owner}", "none are published yet"]
+    if members:
+        parts[1] = f"known: {', '.join(members)}"
+    hint = did_you_mean(source.upper().rpartition(".")[2], members)
+    if hint:
+        parts.append(hint)
+    parts.append(f"a file's name ends in {', '.join(SUFFIXES)}")
+    raise ValueError("; ".join(parts))
 
 
 def _from_torchvision(source: str) -> WeightsEnum:

@@ -159,3 +159,10 @@ def test_pretrained_loads_the_network_with_stochastic_depth():
         state = member_of(entry).get_state_dict()
         assert torch.equal(model.fc.weight, state["fc.weight"])
         assert model.categories == INDEX["categories"][entry["dataset"]]
+
+
+@pytest.mark.parametrize("depth", [20, 32, 44, 56, 110, 1202])
+def test_every_enum_with_a_member_has_a_default(depth):
+    enum = getattr(sdm, f"CifarResNet{depth}_Weights")
+    is_pretrained = [member.meta["pretrained"] for member in enum]
+    assert enum.DEFAULT.meta["pretrained"] == any(is_pretrained)
