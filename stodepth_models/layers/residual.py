@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..checks import check_choice, check_flag, check_probability
 from .branch import Branch, call_on_single_row, refuse_collectives, zero_gradients_for_ddp
 from .draw import MODES, RESCALES, Rows, count_rows, draw_batch, draw_rows
-from .rows import add_residual, add_rows, save_input_instead_of_rows, select_rows, take_rows
+from .rows import add_residual, add_rows, save_input_instead_of_rows, select_rows, take_rows, version_of
 from .tracing import is_exported, is_proxy, is_transformed, trace_as_leaf
 
 EVAL_SCALE = "eval_scale"  # entry of a gate in the metadata of a state dict
@@ -203,9 +203,9 @@ class StochasticResidual(StochasticGate):
         version = None
         if identity is x:
             identity = shared
-            version = _version_of(rows)
+            version = version_of(rows)
         out = self._call_on_rows(branch, x, rows, survivors, [take_rows(arg, survivors) for arg in args])
-        if version is not None and rows._version != version:
+        if version is not None and version_of(rows) != version:
             # The shortcut would see the change where rows share its memory, and not where they are a copy.
             raise RuntimeError(
                 "the branch overwrites its input, of which it sees some rows only, so that the shortcut would not see "
@@ -250,11 +250,6 @@ class StochasticResidual(StochasticGate):
 
     def extra_repr(self) -> str:
         return f"survival_prob={self.survival_prob:.4g}, mode={self.mode!r}, rescale={self.rescale!r}"
-
-
-def _version_of(rows: Tensor) -> int | None:
-    """How often a tensor was changed in place; None where PyTorch does not count."""
-    return None if rows.is_inference() or is_transformed() else rows._version
 
 
 class StochasticDepthBlock(StochasticGate):

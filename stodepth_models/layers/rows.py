@@ -15,7 +15,7 @@ from torch.autograd import Function
 from torch.autograd.graph import saved_tensors_hooks
 
 from .draw import Rows, dropped_runs
-from .tracing import is_transformed
+from .tracing import hooks_on_saved_tensors, is_transformed, unchanged
 
 
 def add_residual(identity: Tensor, branch: Tensor, scale: float = 1.0, inplace: bool = False) -> Tensor:
@@ -196,7 +196,7 @@ def save_input_instead_of_rows(
     """
     if type(rows) is not Tensor or rows.data_ptr() == 0:  # a wrapper of tensors has no address to know it by
         return nullcontext()
-    outer = _outer_hooks()
+    outer = hooks_on_saved_tensors()
     if outer is None:
         return nullcontext()
     pack_outside, unpack_outside = outer
@@ -208,38 +208,25 @@ def save_input_instead_of_rows(
             # A saved output that the hook returned itself would hold its own graph, which then is never freed.
             return pack_outside(saved.detach()), None
         x_alive: Any = source()
-        return pack_outside(x_alive.detach()), x_alive._version
+        return pack_outside(x_alive.detach()), version_of(x_alive)
 
     def unpack(packed: tuple[Any, int | None]) -> Tensor:
         held, version = packed
         saved = unpack_outside(held)
         if version is None:
             return saved
-        if unpack_outside is _same and saved._version != version:
+        if unpack_outside is unchanged and version_of(saved) != version:
             raise RuntimeError("the input of a stochastic block was changed in place before its backward pass")
         return gather(saved)
 
     return saved_tensors_hooks(pack, unpack)
 
 
-def _outer_hooks() -> tuple[Callable[[Any], Any], Callable[[Any], Any]] | None:
-    """The hooks on saved tensors that are in force; None where hooks are forbidden, or where PyTorch hides them."""
-    try:
-        from torch._C import _autograd
-
-        is_enabled: Any = _autograd._saved_tensors_hooks_is_enabled  # type: ignore[attr-defined]
-        top_hooks: Any = _autograd._top_saved_tensors_default_hooks
-    except (ImportError, AttributeError):  # a release without them: rows are saved, which costs memory alone
-        return None
-    if not is_enabled():
-        return None
-    return top_hooks(False) or (_same, _same)
+def version_of(x: Tensor) -> int | None:
+    """Return how often a tensor was changed in place; None where PyTorch does not count."""
+    return None if x.is_inference() or is_transformed() else x._version
 
 
 def _identity_of(x: Tensor) -> tuple[Any, ...]:
     """What tells a tensor from its other views, and from itself before a change in place."""
-    return x.data_ptr(), x.shape, x.stride(), x._version, x.is_conj(), x.is_neg()
-
-
-def _same(x: Any) -> Any:
-    return x
+    return x.data_ptr(), x.shape, x.stride(), version_of(x), x.is_conj(), x.is_neg()

@@ -31,6 +31,21 @@ def _transforms_are_active() -> bool:
     return active is not None and active()
 
 
+def hooks_on_saved_tensors() -> tuple[Callable[[Any], Any], Callable[[Any], Any]] | None:
+    """Return the hooks on saved tensors that are in force; None where hooks are forbidden, or PyTorch hides them."""
+    autograd: Any = getattr(torch._C, "_autograd", None)
+    is_enabled = getattr(autograd, "_saved_tensors_hooks_is_enabled", None)
+    top_hooks = getattr(autograd, "_top_saved_tensors_default_hooks", None)
+    if is_enabled is None or top_hooks is None or not is_enabled():
+        return None  # a release without the names costs memory alone
+    return top_hooks(False) or (unchanged, unchanged)
+
+
+def unchanged(x: Any) -> Any:
+    """Return ``x``."""
+    return x
+
+
 def is_exported() -> bool:
     """Return whether the pass is recorded as a program, which would freeze what is drawn."""
     # The flag, not `is_exporting()`, which the compiler of torch 2.11 takes for true in any compilation.
