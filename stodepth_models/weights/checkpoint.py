@@ -195,7 +195,7 @@ def parse_config(text: str | bytes, name: str) -> Mapping[str, Any] | None:
     """
     try:
         config = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{name} holds a damaged configuration: {error}") from error
     if not isinstance(config, dict) or "builder" not in config:
         return None

@@ -1,16 +1,23 @@
 """Remote files: fetched once into the usual caches, and checked whenever they are used.
 
-``torch.hub`` has a downloader, but it takes a file that was cut short for whole, waits for ever on a silent server, and
-checks no hash of a file that it has already. Same cache, same names.
+``torch.hub`` accepts truncated files, has no time-out, and checks no hash of a file that it has already. This module
+uses the same cache and the same names.
+
+A server has 10 s for its next byte and 60 s for its answer. The content may take 60 s, and 1 s more for each KiB.
 """
 
 import hashlib
 import os
+import queue
 import re
+import threading
+import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from http.client import HTTPException
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import Request, url2pathname, urlopen
@@ -23,6 +30,10 @@ from huggingface_hub.utils import tqdm
 from .errors import CheckpointError, DownloadError
 
 TIMEOUT = 10.0  # seconds without a byte
+PATIENCE = 60.0  # seconds until the answer of a server begins, and for the content of a slow one
+SLOWEST = 1024  # bytes a second of the content beyond that
+LEFTOVER_AGE = 24 * 3600.0  # seconds since the last write, after which no process writes a partial file any more
+LONGEST_NAME = 200  # bytes: file systems take 255, and a partial file has a longer name
 CHUNK = 1 << 20
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 HUB_FILES = ("model.safetensors", "pytorch_model.safetensors", "pytorch_model.bin")  # in order of preference
@@ -60,7 +71,10 @@ def cached_path(url: str) -> Path:
     preceded by a hash of its URL: every second file is called ``model.safetensors``.
     """
     name = Path(urlsplit(url).path).name or "weights"
-    if digest_in_name(name) is None:
+    is_long = len(name.encode()) > LONGEST_NAME
+    if is_long:
+        name = f"weights{Path(name).suffix[:20]}"
+    if is_long or digest_in_name(name) is None:
         name = f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{name}"
     return Path(torch.hub.get_dir()) / "checkpoints" / name
 
@@ -81,11 +95,13 @@ def fetch_url(url: str, sha256: str | None = None, progress: bool = True) -> Pat
     sha256 = sha256 or digest_in_name(parts.path)
     if parts.scheme == "file":
         path = Path(url2pathname(parts.path))
-        if sha256 and path.is_file():
+        if not is_file(path):
+            raise FileNotFoundError(f"{url} is no file")  # to open a named pipe would wait for ever
+        if sha256:
             check_sha256(path, sha256, url)
         return path
     path = cached_path(url)
-    if not path.is_file():
+    if not is_file(path):
         return _download(url, path, sha256, progress)
     try:
         if sha256:
@@ -129,35 +145,86 @@ def _download(url: str, path: Path, sha256: str | None, progress: bool) -> Path:
     """Download into a file of its own, which takes its place in the cache in one step, and only when it is whole."""
     if constants.HF_HUB_OFFLINE and urlsplit(url).hostname not in LOOPBACK:
         raise DownloadError(f"{url} cannot be fetched: HF_HUB_OFFLINE is set, and {path} is not there")
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(partial, "wb") as file:
-            _copy(url, file, progress)
-        if sha256:
-            check_sha256(partial, sha256, url)
-        os.replace(partial, path)
+        _remove_leftovers(path.parent)
+        with whole_file(path) as partial:
+            with open(partial, "wb") as file:
+                _copy(url, file, progress)
+            if sha256:
+                check_sha256(partial, sha256, url)
     except CheckpointError:
         raise
     except (OSError, HTTPException, ValueError) as error:
         if isinstance(error, HTTPError):
             error.close()  # it holds the connection open
         raise DownloadError(f"{url} cannot be fetched to {path}: {_reason(error)}") from error
-    finally:
-        partial.unlink(missing_ok=True)
     return path
 
 
+def is_file(path: Path) -> bool:
+    """Return whether a regular file is there; False also for a name that the file system does not take."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Give a path to write to, and move what was written to ``path`` in one step, unless an error is raised."""
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        with suppress(OSError):  # it would hide the error that ended the writing
+            partial.unlink(missing_ok=True)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove partial files of downloads that were killed."""
+    for path in folder.glob("*.partial"):
+        is_ours = re.search(r"\.[0-9a-f]{32}\.partial$", path.name) is not None
+        with suppress(OSError):  # another process has removed it
+            if is_ours and time.time() - path.stat().st_mtime > LEFTOVER_AGE:
+                path.unlink()
+
+
 def _copy(url: str, file: IO[bytes], progress: bool) -> None:
-    with urlopen(Request(url, headers={"User-Agent": "stodepth_models"}), timeout=TIMEOUT) as response:
+    with _open(url) as response:
         length = response.headers.get("Content-Length")
         total = int(length) if length else None
         with tqdm(total=total, disable=not progress, unit="B", unit_scale=True, desc=Path(url).name) as bar:
-            while chunk := response.read(CHUNK):
+            start = time.monotonic()
+            # `read1` returns what has arrived: `read` would wait for a whole chunk of a server that sends single bytes.
+            while chunk := response.read1(CHUNK):
                 file.write(chunk)
                 bar.update(len(chunk))
+                if time.monotonic() - start > PATIENCE + file.tell() / SLOWEST:
+                    raise TimeoutError(f"the server is too slow: {file.tell()} bytes in more than {PATIENCE:g} s")
         if total is not None and file.tell() != total:
             raise ConnectionError(f"the transfer ended after {file.tell()} of {total} bytes")
+
+
+def _open(url: str) -> Any:
+    """Open a URL. A socket's time-out counts from byte to byte; the thread bounds the time until the answer begins."""
+    answers: queue.Queue[Any] = queue.Queue()
+
+    def ask() -> None:
+        try:
+            answers.put(urlopen(Request(url, headers={"User-Agent": "stodepth_models"}), timeout=TIMEOUT))
+        except Exception as error:
+            answers.put(error)
+
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        answer = answers.get(timeout=PATIENCE)
+    except queue.Empty:
+        raise TimeoutError(f"the server did not answer within {PATIENCE:g} s") from None
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
 
 
 def _reason(error: Exception | None) -> str:

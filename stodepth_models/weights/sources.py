@@ -64,7 +64,7 @@ def _named(source: str, enum: type[WeightsEnum] | None, owner: str) -> Source:
         return enum[source]
     if enum is None and re.fullmatch(r"\w+_Weights\.\w+", source):
         return _from_torchvision(source)
-    if os.sep in source or source.endswith(SUFFIXES) or (source and Path(source).exists()):
+    if os.sep in source or source.endswith(SUFFIXES) or (source and _exists(Path(source))):
         return _existing(Path(source))
     if enum is None:
         raise ValueError(
@@ -91,14 +91,23 @@ def _from_torchvision(source: str) -> WeightsEnum:
 
 def _existing(path: Path) -> Path:
     path = path.expanduser()
+    if not _exists(path):
+        raise FileNotFoundError(f"there is no file {path}")
     if path.is_dir():
         inside = next((path / name for name in HUB_FILES if (path / name).is_file()), None)
         if inside is None:
             raise FileNotFoundError(f"the folder {path} holds no weights, looked for {', '.join(HUB_FILES)}")
         return inside
     if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
+        raise FileNotFoundError(f"{path} is neither a file nor a folder")  # to open a named pipe would wait for ever
     return path
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name that the file system does not take
+        return False
 
 
 def read_checkpoint(source: Source, progress: bool = True, check_hash: str | bool | None = None) -> Checkpoint:
