@@ -11,12 +11,14 @@ from PIL import Image
 logger = logging.getLogger("stodepth_models")
 
 # Formats that Pillow decodes to pixels by itself: no vector graphics, no videos, no containers of scientific data.
-_FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "QOI", "SGI", "TGA", "TIFF", "WEBP")
-# A TGA file has no signature: almost any file would be taken for one.
-_WITH_SIGNATURE = tuple(name for name in _FORMATS if name != "TGA")
+_FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "QOI", "SGI", "TIFF", "WEBP")
 
 Image.init()
-IMAGES = tuple(sorted(suffix for suffix, name in Image.registered_extensions().items() if name in _FORMATS))
+# Suffixes that name an image and nothing else; .rgb and .bw, of SGI files, do not. A TGA file has no signature in its
+# content, so that its suffix has to do.
+IMAGES = tuple(
+    sorted(suffix for suffix, name in Image.registered_extensions().items() if name in _FORMATS and name != "SGI")
+) + (".tga",)
 
 LARGEST_UNCUT = 64  # pixels a side
 
@@ -115,7 +117,7 @@ def warn_of_unused_bits(paths: Sequence[Path]) -> None:
 
 def _has_signature(path: Path) -> bool:
     try:
-        with Image.open(path, formats=_WITH_SIGNATURE):
+        with Image.open(path, formats=_FORMATS):
             return True
     except Exception:  # most files are no images
         return False
