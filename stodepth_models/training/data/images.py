@@ -16,9 +16,8 @@ _FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PCX", "PNG", "PPM"
 Image.init()
 # Suffixes that name an image and nothing else; .rgb and .bw, of SGI files, do not. A TGA file has no signature in its
 # content, so that its suffix has to do.
-IMAGES = tuple(
-    sorted(suffix for suffix, name in Image.registered_extensions().items() if name in _FORMATS and name != "SGI")
-) + (".tga",)
+_SUFFIXES = {suffix for suffix, name in Image.registered_extensions().items() if name in _FORMATS and name != "SGI"}
+IMAGES = tuple(sorted({*_SUFFIXES, ".tga"}))
 
 LARGEST_UNCUT = 64  # pixels a side
 
@@ -105,14 +104,19 @@ def warn_of_unused_bits(paths: Sequence[Path]) -> None:
         paths: images; a sample of them is read.
     """
     step = max(1, len(paths) // _LOOKED_AT)
-    found = [_brightest_of_sixteen_bits(path) for path in paths[::step]]
-    brightest = max((value for value in found if value is not None), default=None)
-    if brightest is not None and brightest < _LEAST_BRIGHTEST:
-        logger.warning(
-            "images of 16 bits use values from 0 to %d of 65535 (%s and others): %d of 256 levels are left after "
-            "scaling to 8 bits; multiply their values so that they use the whole range",
-            brightest, paths[0].parent, brightest // 256 + 1,
-        )  # fmt: skip
+    brightest: dict[Path, int] = {}
+    for path in paths[::step]:
+        value = _brightest_of_sixteen_bits(path)
+        if value is not None:
+            brightest[path] = value
+    if not brightest or max(brightest.values()) >= _LEAST_BRIGHTEST:
+        return
+    value = max(brightest.values())
+    logger.warning(
+        "images of 16 bits, such as %s, use values from 0 to %d of 65535: %d of 256 levels are left after scaling to "
+        "8 bits; multiply their values so that they use the whole range",
+        next(iter(brightest)), value, value // 256 + 1,
+    )  # fmt: skip
 
 
 def _has_signature(path: Path) -> bool:

@@ -1,12 +1,20 @@
 """Folders: which files are images of which class."""
 
+import logging
+import os
 import shutil
+import unicodedata
+from collections import Counter
 
+import numpy as np
 import pytest
+import torch
+import torchvision
 from PIL import Image
 
 from stodepth_models.training.data.datasets import load_data
 from stodepth_models.training.data.decoding import open_image
+from stodepth_models.training.data.folders import images_below, scan
 
 from .samples import folder, make_folder
 
@@ -89,3 +97,158 @@ def test_skipping_may_not_empty_a_class(tmp_path, side):
         pytest.raises(ValueError, match="test/dog holds no image that can be read: remove the class or fill"),
     ):
         load_data(folder(root, unreadable="skip", image_size=side))
+
+
+def save(path, kind="png"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 8), (10, 20, 30)).save(path, kind)
+
+
+def relative(files):
+    return [path.relative_to(files.root / "train").as_posix() for path in files.paths]
+
+
+HIDDEN = [".ipynb_checkpoints", ".thumbnails", ".git", "@eaDir", "__MACOSX", "#recycle", "$RECYCLE.BIN", "lost+found"]
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+@pytest.mark.parametrize("place", ["", "train", "train/cat", "train/cat/deeper"])
+def test_hidden_folders_are_passed_over_wherever_they_are(tmp_path, name, place):
+    root = make_folder(tmp_path / "set", splits=("train",))
+    save(root / "train" / "cat" / "deeper" / "6.png")
+    save(root / place / name / "cat" / "0-copy.png")
+    splits, classes = scan(root)
+    assert classes == ("cat", "dog")
+    assert torch.bincount(splits["train"].labels).tolist() == [7, 6]
+
+
+def test_files_and_classes_are_those_of_torchvision(tmp_path):
+    root = make_folder(tmp_path / "set", splits=("train",), classes=("dog", "Zebra", "ant 2", "ant 10"))
+    for name in ("dog/b/1.png", "dog/a.png", "dog/b.png", "dog/B/1.png", "ant 2/10.png"):
+        save(root / "train" / name)
+    (root / "train" / "dog" / "notes.txt").write_text("none")
+    reference = torchvision.datasets.ImageFolder(root / "train")
+    splits, classes = scan(root)
+    assert list(classes) == reference.classes
+    ours = set(zip(map(str, splits["train"].paths), splits["train"].labels.tolist(), strict=True))
+    assert ours == set(reference.samples)
+
+
+def test_linked_folders_are_followed_once(tmp_path):
+    root = make_folder(tmp_path / "set", splits=("train",))
+    make_folder(tmp_path / "more", splits=("",), classes=("x",), count=4)
+    (root / "train" / "cat" / "linked").symlink_to(tmp_path / "more" / "x")
+    reference = torchvision.datasets.ImageFolder(root / "train")
+    counts = torch.bincount(scan(root)[0]["train"].labels).tolist()
+    assert counts == np.bincount(reference.targets).tolist() == [10, 6]
+    (root / "train" / "cat" / "twice").symlink_to(tmp_path / "more" / "x")
+    (root / "train" / "cat" / "file.png").symlink_to(tmp_path / "more" / "x" / "0.png")
+    (root / "train" / "fox").symlink_to(tmp_path / "more" / "x")
+    splits, classes = scan(root)
+    assert classes == ("cat", "dog", "fox")
+    assert torch.bincount(splits["train"].labels).tolist() == [11, 6, 4]
+
+
+@pytest.mark.parametrize("target", [".", "..", "../..", "../../..", "deeper", "../cat"])
+def test_links_in_a_circle_end(tmp_path, target):
+    root = make_folder(tmp_path / "set", splits=("train",))
+    save(root / "train" / "cat" / "deeper" / "6.png")
+    (root / "train" / "cat" / "circle").symlink_to(target)
+    (root / "train" / "cat" / "deeper" / "circle").symlink_to("..")
+    (root / "train" / "cat" / "itself").symlink_to("itself")
+    splits, _ = scan(root)
+    assert torch.bincount(splits["train"].labels).tolist() == [7, 6]
+    assert "cat/deeper/6.png" in relative(splits["train"])
+
+
+def test_what_is_passed_over_is_counted_in_one_line(tmp_path, caplog):
+    root = make_folder(tmp_path / "set", splits=("train",))
+    for name in ("cat/a.txt", "cat/b.TXT", "dog/labels", "dog/drawing.svg", "stray.png"):
+        (root / "train" / name).write_text("no picture")
+    save(root / "train" / "dog" / "@eaDir" / "0.png")
+    (root / "train" / "dog" / ".DS_Store").write_text("of a Mac")
+    os.mkfifo(root / "train" / "dog" / "pipe.png")
+    (root / "train" / "dog" / "up").symlink_to("..")
+    save(root / "train" / "cat" / "whole.JFIF", "jpeg")
+    save(root / "train" / "cat" / "no suffix", "webp")
+    with caplog.at_level(logging.WARNING):
+        splits, _ = scan(root)
+    assert torch.bincount(splits["train"].labels).tolist() == [8, 6]
+    [message] = [record.getMessage() for record in caplog.records]
+    counted = message.removeprefix(f"data.root: {root}: passed over what is no image of a class: ").split(", ")
+    assert sorted(counted) == sorted(
+        ["2 *.txt", "1 files without suffix", "1 *.svg", "1 files in train/ itself", "1 @eaDir/", "1 *.png",
+         "1 links to a folder above"]
+    )  # fmt: skip
+
+
+def test_a_class_of_other_files_names_them(tmp_path):
+    root = make_folder(tmp_path / "set", splits=("train",))
+    for number in range(3):
+        save(root / "train" / "fox" / f"{number}.png")
+        (root / "train" / "fox" / f"{number}.png").rename(root / "train" / "fox" / f"{number}.heic")
+        (root / "train" / "fox" / f"{number}.heic").write_bytes(b"ftypheic")
+    with pytest.raises(ValueError, match=r"train/fox holds no image, only 3 \*\.heic: remove the class or fill"):
+        scan(root)
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    root = make_folder(tmp_path / "set", splits=("train",))
+    (root / "train" / "cat" / "secret").mkdir()
+    plain = type(root).iterdir
+
+    def refuse(path):
+        if path.name == "secret":
+            raise PermissionError(13, "Permission denied", str(path))
+        return plain(path)
+
+    monkeypatch.setattr(type(root), "iterdir", refuse)
+    with pytest.raises(ValueError, match=r"cat/secret cannot be read \(Permission denied\): change its rights"):
+        scan(root)
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "classes"),
+    [
+        (range(12), range(12), [str(number) for number in range(12)]),
+        (["007", "010", "2"], ["7", "10", "02"], ["2", "007", "010"]),
+        (["00", "01", "10"], ["0", "1", "10"], ["00", "01", "10"]),
+        (["1", "10", "2", "x"], ["1", "10", "2", "x"], ["1", "10", "2", "x"]),
+        (["1", "01", "10"], ["1", "01", "10"], ["01", "1", "10"]),
+    ],
+)
+def test_whole_numbers_are_classes_in_the_order_of_numbers(tmp_path, train, test, classes):
+    for split, names in (("train", train), ("test", test)):
+        for name in names:
+            save(tmp_path / "set" / split / str(name) / "0.png")
+    splits, found = scan(tmp_path / "set")
+    assert list(found) == classes
+    numbers = [int(path.parent.name) for path in splits["test"].paths if path.parent.name != "x"]
+    expected = [int(name) for name in classes if name != "x"]
+    assert numbers == expected
+    assert splits["test"].labels.tolist() == list(range(len(classes)))
+
+
+def test_a_number_that_train_does_not_have_is_refused(tmp_path):
+    for name in ("train/1", "train/01", "test/001"):
+        save(tmp_path / "set" / name / "0.png")
+    with pytest.raises(ValueError, match="has not: 001"):
+        scan(tmp_path / "set")
+
+
+@pytest.mark.parametrize(("train", "test"), [("NFC", "NFD"), ("NFD", "NFC"), ("NFD", "NFD")])
+def test_a_class_name_in_two_unicode_forms_is_one_class(tmp_path, train, test):
+    for split, form in (("train", train), ("test", test)):
+        for name in ("caf\u00e9", "\u0413\u0439", "plain"):
+            save(tmp_path / "set" / split / unicodedata.normalize(form, name) / "0.png")
+    save(tmp_path / "set" / "train" / unicodedata.normalize(test, "caf\u00e9") / "1.png")
+    splits, classes = scan(tmp_path / "set")
+    assert classes == ("caf\u00e9", "plain", "\u0413\u0439")
+    assert splits["train"].labels.tolist() == [0, 0, 1, 2]
+    assert splits["test"].labels.tolist() == [0, 1, 2]
+
+
+def test_images_below_a_folder_are_sorted_by_their_parts(tmp_path):
+    for name in ("b.png", "a/z.png", "a b/1.png", "a.png"):
+        save(tmp_path / name)
+    assert images_below(tmp_path, Counter()) == sorted(tmp_path.rglob("*.png"))
