@@ -26,7 +26,7 @@ from stodepth_models.training.data.folders import images_below
 from stodepth_models.training.data.images import IMAGES, open_rgb, resized, warn_of_unused_bits
 from stodepth_models.weights.hub import saved_arguments
 from stodepth_models.weights.published import CifarResNet20_Weights
-from stodepth_models.weights.sources import resolve_source, saved_preprocessing
+from stodepth_models.weights.sources import Source, read_checkpoint, resolve_source, saved_preprocessing
 from stodepth_models.zoo import full_name
 
 
@@ -56,16 +56,19 @@ def find_images(paths: list[Path]) -> list[Path]:
     return found
 
 
-def build(name: str, weights: str) -> nn.Module:
-    """The model with its weights, and with the options that their file says it was built with."""
+def read(name: str, weights: str) -> Source:
+    """Return published weights, or the content of a file, which is read once."""
     source = resolve_source(weights, get_model_weights(name), name)
-    return get_model(name, weights=weights, **saved_arguments(name, source))
+    return source if isinstance(source, WeightsEnum) else read_checkpoint(source)
 
 
-def preprocessing(model: str, weights: str) -> Callable[[Image.Image], Tensor]:
-    """What the weights were trained with, or what is usual for the family."""
-    enum: type[WeightsEnum] = get_model_weights(model)
-    source = resolve_source(weights, enum, model)
+def build(name: str, source: Source) -> nn.Module:
+    """Return the model with its weights, and with the options that their file says it was built with."""
+    return get_model(name, weights=source, **saved_arguments(name, source))
+
+
+def preprocessing(model: str, source: Source) -> Callable[[Image.Image], Tensor]:
+    """Return the preprocessing that the weights were trained with, or what is usual for the family."""
     if isinstance(source, WeightsEnum):
         return source.transforms()
     saved = saved_preprocessing(source)
@@ -111,8 +114,9 @@ def main() -> int:
         paths = find_images(arguments.images)
         warn_of_unused_bits(paths)
         name = full_name(arguments.model)
-        model = build(name, arguments.weights).eval()
-        transforms = preprocessing(name, arguments.weights)
+        source = read(name, arguments.weights)
+        model = build(name, source).eval()
+        transforms = preprocessing(name, source)
         for batch in batches(paths, arguments.batch_size):
             for result in predict(model, transforms, batch, arguments.top):
                 show(result, arguments.json)

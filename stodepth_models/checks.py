@@ -17,11 +17,12 @@ def check_probability(name: str, value: Any) -> float:
     """
     if getattr(value, "ndim", None) == 0 or (isinstance(value, Tensor) and value.numel() == 1):
         value = value.item()
-    if isinstance(value, bool) or not isinstance(value, Real):
+    if isinstance(value, bool) or not isinstance(value, (int, float, Real)):
         raise TypeError(f"{name} must be a probability in [0, 1], got {value!r} of type {type(value).__name__}")
-    if not 0.0 <= value <= 1.0:  # `not ...` also refuses nan
+    prob = float(value)
+    if not 0.0 <= prob <= 1.0:  # `not ...` also refuses nan
         raise ValueError(f"{name} must be a probability in [0, 1], got {value}")
-    return float(value)
+    return prob
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> str:

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torchvision.models import get_model_weights
+from torchvision.models import WeightsEnum, get_model_weights
 
 from ..weights.hub import saved_arguments
-from ..weights.sources import Source, resolve_source, saved_preprocessing
+from ..weights.sources import Source, read_checkpoint, resolve_source, saved_preprocessing
 from .config import DataConfig, EvaluateConfig, ModelConfig
 from .data.batches import EvaluationBatches
 from .data.datasets import Data, load_data
@@ -39,7 +39,9 @@ def evaluate_weights(config: EvaluateConfig) -> dict[str, Any]:
         raise SettingsError("model.weights must name the weights to evaluate, got none")
     check_model(config.model)
     source = resolve_source(config.model.weights, get_model_weights(config.model.name), config.model.name)
-    model_config = _built_as_saved(config.model, source)
+    if not isinstance(source, WeightsEnum):
+        source = read_checkpoint(source)  # once: the settings and the model are made from what was read
+    model_config = dataclasses.replace(_built_as_saved(config.model, source), weights=source)  # type: ignore[arg-type]
     data_config = _prepared_as_in_training(config.data, source)
     accelerator = make_accelerator(config.cpu, config.precision)
     data = load_data(data_config, config.split)

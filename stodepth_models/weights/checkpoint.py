@@ -17,6 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from .config import check_config
 from .errors import CheckpointError
 from .names import CLASSIFIER, canonical_names, noted_scales, unwrap
 
@@ -199,9 +200,5 @@ def parse_config(text: str | bytes, name: str) -> Mapping[str, Any] | None:
         raise CheckpointError(f"{name} holds a damaged configuration: {error}") from error
     if not isinstance(config, dict) or "builder" not in config:
         return None
-    probs = config.get("survival_probs")
-    if not isinstance(probs, list) or not all(type(p) in (int, float) and 0.0 <= p <= 1.0 for p in probs):
-        raise CheckpointError(f"{name}: survival_probs must be a list of probabilities in [0, 1], got {probs!r}")
-    if config.get("rescale") not in ("eval", "train", "none"):
-        raise CheckpointError(f"{name}: rescale must be 'eval', 'train' or 'none', got {config.get('rescale')!r}")
+    check_config(config, name)
     return config

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from ..layers.residual import StochasticResidual
+from .errors import CheckpointError
 
 
 @dataclass(frozen=True)
@@ -78,3 +79,61 @@ def _categories(model: Recorded) -> list[str] | None:
     """Names of the classes, unless the classifier has been replaced by one for other classes."""
     names = model.categories
     return None if names is None or len(names) != model.fc.out_features else list(names)  # type: ignore[union-attr]
+
+
+def check_config(config: Mapping[str, Any], name: str) -> None:
+    """Check the types of what a configuration holds.
+
+    Args:
+        config: what :func:`describe` returned, as JSON gave it back.
+        name: what messages call it.
+
+    Raises:
+        CheckpointError: a setting of another type, or outside its range.
+    """
+    for key, (what, is_allowed, is_needed) in SETTINGS.items():
+        value = config.get(key)
+        if (is_needed or value is not None) and not is_allowed(value):
+            raise CheckpointError(f"{name}: {key} must be {what}, got {_shortened(value)}")
+
+
+def _is_probability(value: Any) -> bool:
+    return type(value) in (int, float) and 0.0 <= value <= 1.0
+
+
+def _is_list_of(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list) and all(map(check, value))
+
+
+def _is(*types: type) -> Callable[[Any], bool]:
+    return lambda value: type(value) in types
+
+
+def _is_training(value: Any) -> bool:
+    """Whether what a training run adds to a configuration says how images were prepared."""
+    if not isinstance(value, dict):
+        return False
+    numbers = [value.get("mean"), value.get("std")]
+    sides = [value.get("image_size"), value.get("resize", 1) or 1]
+    are_colours = all(isinstance(three, list) and len(three) == 3 for three in numbers)
+    return are_colours and all(type(side) is int and side > 0 for side in sides)
+
+
+def _shortened(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}..."
+
+
+# Setting: what is allowed, whether a value is, and whether every configuration has it.
+SETTINGS: dict[str, tuple[str, Callable[[Any], bool], bool]] = {
+    "builder": ("the name of a builder", _is(str), True),
+    "survival_probs": ("a list of probabilities in [0, 1]", _is_list_of(_is_probability), True),
+    "rescale": ("'eval', 'train' or 'none'", lambda value: value in ("eval", "train", "none"), True),
+    "num_classes": ("a whole number, at least 1", lambda value: type(value) is int and value >= 1, False),
+    "mode": ("the name of a mode", _is(str), False),
+    "sync_gates": ("true or false", _is(bool), False),
+    "dtype": ("the name of a dtype", _is(str), False),
+    "callables": ("a list of names", _is_list_of(_is(str)), False),
+    "categories": ("a list of names", _is_list_of(_is(str)), False),
+    "training": ("the settings of a training, with image_size, mean and std", _is_training, False),
+}

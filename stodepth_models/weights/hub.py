@@ -1,13 +1,14 @@
-"""Models that travel: ``save_pretrained``, ``from_pretrained`` and ``push_to_hub``, with a model card."""
+"""Models in folders and on the Hub: ``save_pretrained``, ``from_pretrained`` and ``push_to_hub``, with a model card."""
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from huggingface_hub import ModelCard, ModelHubMixin, constants, hf_hub_download
-from huggingface_hub.errors import HFValidationError
+from huggingface_hub import EvalResult, ModelCard, ModelCardData, ModelHubMixin, constants, hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, HFValidationError
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models import WeightsEnum, get_model_builder
@@ -15,12 +16,17 @@ from torchvision.models import WeightsEnum, get_model_builder
 from ..layers.residual import StochasticGate
 from ..survival import set_survival_probs
 from ..zoo import builder_names
-from .checkpoint import parse_config, read_file, write_file
+from .checkpoint import Checkpoint, parse_config, read_file, write_file
 from .config import Recorded, describe
+from .download import is_file, whole_file
 from .errors import CheckpointError, DownloadError
 from .load import load_checkpoint
+from .names import CLASSIFIER
 from .sources import Source, read_checkpoint
 
+logger = logging.getLogger("stodepth_models")
+
+TASK = "image-classification"
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
 # What a configuration says beside the keyword arguments of its builder; "training" is what scripts/train.py notes.
@@ -35,7 +41,7 @@ class HubModel(
     Recorded,
     ModelHubMixin,
     library_name="stodepth_models",
-    pipeline_tag="image-classification",
+    pipeline_tag=TASK,
     tags=["stochastic-depth", "resnet", "arxiv:1603.09382"],
 ):
     """Base of the models: huggingface_hub's ``save_pretrained``, ``from_pretrained`` and ``push_to_hub``.
@@ -46,11 +52,35 @@ class HubModel(
     change no evaluation output.
     """
 
+    def save_pretrained(self, save_directory: str | Path, *, config: Any = None, **options: Any) -> str | None:
+        """Write the weights, the configuration and a model card to a folder.
+
+        Args:
+            save_directory: the folder.
+            config: not taken: the configuration is that of the model.
+            **options: ``repo_id``, ``push_to_hub`` and ``model_card_kwargs`` of ``huggingface_hub``; the latter are
+                the arguments of :meth:`generate_model_card`.
+
+        Raises:
+            TypeError: ``config`` is given.
+            ValueError: :meth:`from_pretrained` could not build this model.
+        """
+        _refuse_config("save_pretrained", config)
+        return super().save_pretrained(save_directory, **options)
+
+    def push_to_hub(self, repo_id: str, *, config: Any = None, **options: Any) -> str:
+        """Upload what :meth:`save_pretrained` writes; arguments as there and in ``huggingface_hub``."""
+        _refuse_config("push_to_hub", config)
+        return super().push_to_hub(repo_id, **options)
+
     def _save_pretrained(self, save_directory: Path) -> None:
         config = describe(self)
         _check_rebuilds(self, config, {} if self.recipe is None else self.recipe.callables)
-        write_file(save_directory / WEIGHTS, self.state_dict(), config)
-        (save_directory / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        # Each tensor on its own: safetensors refuses those that share memory, such as tied weights.
+        state = {name: tensor.detach().clone() for name, tensor in self.state_dict().items()}
+        write_file(save_directory / WEIGHTS, state, config)
+        with whole_file(save_directory / CONFIG) as partial:
+            partial.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
     def from_pretrained(cls: type[Model], pretrained_model_name_or_path: str | Path, **options: Any) -> Model:
@@ -68,51 +98,53 @@ class HubModel(
             FileNotFoundError: the folder holds no weights.
             ValueError: an option that is not allowed, or a model of the other family.
         """
-        source = pretrained_model_name_or_path
+        source = str(pretrained_model_name_or_path)
+        _refuse_config("from_pretrained", options.pop("config", None))
         remote = {key: options.pop(key) for key in REMOTE_OPTIONS if key in options}
-        in_folder = Path(source).is_dir()
-        try:
-            return super().from_pretrained(str(source), overrides=options, **remote)
-        except json.JSONDecodeError as error:  # before OSError: requests' own is both
-            raise CheckpointError(f"{source}/{CONFIG} holds a damaged configuration: {error}") from None
-        except HFValidationError:
-            raise DownloadError(f"{source} is neither a folder nor the name of a repository, org/name") from None
-        except OSError as error:
-            if in_folder:
-                raise
-            why = "HF_HUB_OFFLINE is set, and the cache lacks it" if constants.HF_HUB_OFFLINE else f"{error}"
-            raise DownloadError(
-                f"there is no folder {source}, and the repository of that name cannot be fetched: "
-                f"{type(error).__name__}: {why}"
-            ) from error
-
-    @classmethod
-    def _from_pretrained(
-        cls: type[Model],
-        *,
-        model_id: str,
-        config: Mapping[str, Any] | None = None,
-        **given: Any,  # `overrides`; by the mixin remote options and parts of the configuration
-    ) -> Model:
-        remote = {key: given[key] for key in REMOTE_OPTIONS}
-        in_folder = Path(model_id).is_dir()
-        path = Path(model_id, WEIGHTS) if in_folder else Path(hf_hub_download(model_id, WEIGHTS, **remote))
-        if not path.is_file():
-            raise FileNotFoundError(f"the folder {model_id} holds no {WEIGHTS}")
-        checkpoint = read_file(path, str(path))
-        config = parse_config(json.dumps(config), f"{model_id}/{CONFIG}") or checkpoint.config
+        weights, beside = _files(source, remote)
+        checkpoint = read_file(weights, str(weights))
+        config = _read_beside(beside, checkpoint) or checkpoint.config
         if config is None:
-            raise CheckpointError(f"{model_id} was not saved by save_pretrained: build a model and use load_pretrained")
-        model = rebuild(config, given["overrides"])
+            raise CheckpointError(f"{source} was not saved by save_pretrained: build a model and use load_pretrained")
+        _check_describes(config, options, checkpoint)
+        model = rebuild(config, options)
         if not isinstance(model, cls):
-            raise ValueError(f"{model_id} holds a {type(model).__name__}, use {type(model).__name__}.from_pretrained")
+            raise ValueError(f"{source} holds a {type(model).__name__}, use {type(model).__name__}.from_pretrained")
         _take_dtypes(model, checkpoint.state_dict)
         load_checkpoint(model, checkpoint)
         return model.eval()
 
-    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
-        """Return the card that ``save_pretrained`` writes as ``README.md``."""
-        data, config = self._hub_mixin_info.model_card_data, describe(self)
+    def generate_model_card(
+        self,
+        *,
+        license: str | None = None,
+        dataset: str | None = None,
+        metrics: Mapping[str, float] | None = None,
+        **_: Any,  # the name of the repository
+    ) -> ModelCard:
+        """Return the card that ``save_pretrained`` writes as ``README.md``.
+
+        Args:
+            license: identifier of the licence, such as ``"bsd-3-clause"``.
+            dataset: name of the data set that the model was trained on and that the metrics were measured on.
+            metrics: figures by their names on the Hub, such as ``{"accuracy": 0.93}``, which the Hub shows.
+
+        Raises:
+            ValueError: ``metrics`` without ``dataset``.
+        """
+        config = describe(self)
+        results = []
+        for name, value in (metrics or {}).items():
+            if dataset is None:
+                raise ValueError("metrics are those of a data set: give dataset as well")
+            results.append(EvalResult(TASK, dataset, dataset, metric_type=name, metric_value=value))
+        data = ModelCardData(
+            license=license,
+            datasets=None if dataset is None else [dataset],
+            model_name=config["builder"] if results else None,
+            eval_results=results or None,
+            **self._hub_mixin_info.model_card_data.to_dict(),
+        )
         return ModelCard(_CARD.format(data=data.to_yaml(), kind=type(self).__name__, **config))
 
 
@@ -134,16 +166,96 @@ model = {kind}.from_pretrained("path/or/repository")
 """
 
 
+def _refuse_config(method: str, config: Any) -> None:
+    if config is not None:
+        raise TypeError(
+            f"{method} takes no config, got {type(config).__name__}: the configuration is that of the model; "
+            "from_pretrained takes keyword arguments of the builder in place of the saved ones"
+        )
+
+
+def _files(source: str, remote: Mapping[str, Any]) -> tuple[Path, Path | None]:
+    """Return the weights and, where there is one, the configuration in a folder or a repository."""
+    if _is_folder(source):
+        if not is_file(Path(source, WEIGHTS)):
+            raise FileNotFoundError(f"the folder {source} holds no {WEIGHTS}")
+        return Path(source, WEIGHTS), Path(source, CONFIG)
+    try:
+        weights = Path(hf_hub_download(source, WEIGHTS, **remote))
+        try:
+            return weights, Path(hf_hub_download(source, CONFIG, **remote))
+        except EntryNotFoundError:
+            return weights, None
+    except HFValidationError:
+        raise DownloadError(f"{source} is neither a folder nor the name of a repository, org/name") from None
+    except OSError as error:
+        why = "HF_HUB_OFFLINE is set, and the cache lacks it" if constants.HF_HUB_OFFLINE else f"{error}"
+        raise DownloadError(
+            f"there is no folder {source}, and the repository of that name cannot be fetched: "
+            f"{type(error).__name__}: {why}"
+        ) from error
+
+
+def _is_folder(source: str) -> bool:
+    try:
+        return Path(source).is_dir()
+    except OSError:  # a name that the file system does not take
+        return False
+
+
+def _read_beside(path: Path | None, checkpoint: Checkpoint) -> Mapping[str, Any] | None:
+    """Return the configuration beside the weights; None where there is none, or where the header replaces it."""
+    if path is None or not path.exists():
+        return None
+    try:
+        if not is_file(path):  # to open a named pipe would wait for ever
+            raise CheckpointError(f"{path} is no file")
+        return parse_config(path.read_bytes(), str(path))
+    except CheckpointError as error:
+        if checkpoint.config is None:
+            raise
+        logger.warning("%s: the configuration in the header of the weights takes its place", error)
+        return None
+
+
 def saved_arguments(builder: str, source: Source) -> dict[str, Any]:
     """Return the keyword arguments that a builder had for the model whose weights were saved.
 
     Args:
         builder: name of the builder that shall load them.
-        source: weights, as :func:`resolve_source` returns them; nothing is known of those that no model of this builder
-            was saved to.
+        source: weights, as :func:`resolve_source` or :func:`read_checkpoint` return them; nothing is known of those
+            that no model of this builder was saved to.
+
+    Raises:
+        CheckpointError: the configuration is damaged, or describes another network than that of the weights.
     """
-    config = None if isinstance(source, WeightsEnum) else read_checkpoint(source, progress=False).config
-    return {} if config is None or config["builder"] != builder else _builder_arguments(config)
+    if isinstance(source, WeightsEnum):
+        return {}
+    checkpoint = read_checkpoint(source, progress=False)
+    config = checkpoint.config
+    if config is None or config["builder"] != builder:
+        return {}
+    if not config.get("callables"):
+        _check_describes(config, {}, checkpoint)
+    return _builder_arguments(config)
+
+
+def _check_describes(config: Mapping[str, Any], overrides: Mapping[str, Any], checkpoint: Checkpoint) -> None:
+    """Compare a configuration with the weights before memory is allocated: it may ask for ten million classes.
+
+    Raises:
+        CheckpointError: a weight has another shape by the configuration.
+    """
+    with torch.device("meta"):
+        twin = rebuild(config, overrides)
+    for name, tensor in twin.state_dict().items():
+        follows_override = name.startswith(CLASSIFIER) and "num_classes" in overrides
+        weight = checkpoint.state_dict.get(name)
+        if weight is not None and weight.shape != tensor.shape and not follows_override:
+            raise CheckpointError(
+                f"the configuration of {checkpoint.name} describes another network: {name} is {tuple(tensor.shape)} "
+                f"by the configuration and {tuple(weight.shape)} in the file"
+            )
 
 
 def rebuild(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> Any:
@@ -175,7 +287,7 @@ def rebuild(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> Any:
         model = get_model_builder(name)(**{**arguments, **overrides})
         if "prob_0_L" not in overrides:
             set_survival_probs(model, config["survival_probs"])
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         if overrides.keys() - config.get("callables", ()):  # then it is the caller's to mend
             raise
         raise CheckpointError(f"the configuration is not one of {name}: {error}") from error

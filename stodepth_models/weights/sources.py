@@ -19,7 +19,7 @@ from .download import HUB_FILES, cached_path, check_sha256, digest_in_name, fetc
 from .errors import CheckpointError, DownloadError
 from .published import PublishedWeights
 
-Source: TypeAlias = WeightsEnum | str | Path | Mapping[str, Tensor]
+Source: TypeAlias = WeightsEnum | str | Path | Mapping[str, Tensor] | Checkpoint
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".th", ".bin")
 
@@ -41,7 +41,7 @@ def resolve_source(source: Any, enum: type[WeightsEnum] | None, owner: str) -> S
         if enum is not None and not isinstance(source, enum):
             raise TypeError(f"weights of {owner} must come from {enum.__name__}, got {source!r}")
         return source
-    if isinstance(source, Mapping):
+    if isinstance(source, (Mapping, Checkpoint)):
         return source
     if isinstance(source, PathLike):
         return _existing(Path(source))
@@ -125,6 +125,8 @@ def read_checkpoint(source: Source, progress: bool = True, check_hash: str | boo
     """
     if isinstance(check_hash, str) and isinstance(source, (WeightsEnum, Mapping)):
         raise ValueError(f"check_hash is for files and URLs, got {check_hash!r} for {type(source).__name__}")
+    if isinstance(source, Checkpoint):  # read before
+        return source
     if isinstance(source, PublishedWeights):
         return source.read(progress)
     if isinstance(source, WeightsEnum):

@@ -21,6 +21,7 @@ from stodepth_models.training.errors import SettingsError
 from stodepth_models.training.evaluation import evaluate_weights, report
 from stodepth_models.training.run.metrics import evaluate
 from stodepth_models.training.run.train import train
+from stodepth_models.weights import checkpoint, sources
 from stodepth_models.weights.sources import saved_preprocessing
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
@@ -93,10 +94,17 @@ def pets(tmp_path_factory):
 
 
 @pytest.mark.parametrize("names", [("dog", "eel"), ("cat", "eel"), ("cat", "dog", "eel"), ("a", "b", "c")])
-def test_names_tell_which_output_stands_for_a_class(pets, tmp_path, names):
-    data = make_pets(tmp_path, "test", names)
+def test_names_tell_which_output_stands_for_a_class(pets, tmp_path, names, monkeypatch):
+    data, reads = make_pets(tmp_path, "test", names), []
+
+    def read_file(path, name):
+        reads.append(path)
+        return checkpoint.read_file(path, name)
+
+    monkeypatch.setattr(sources, "read_file", read_file)
     figures = evaluate_weights(EvaluateConfig(model=ModelConfig(weights=pets), data=data, cpu=True))
     assert figures["top1"] > 0.9
+    assert len(reads) == 1  # settings, preprocessing and model are made from one reading
 
 
 @pytest.mark.parametrize(
