@@ -90,8 +90,15 @@ def _remove_leftovers(target: Path, is_alone: bool) -> None:
         if not _PARTIAL.fullmatch(path.name):
             continue
         is_own = path.name.startswith(f".{target.name}-")
-        if (is_own and is_alone) or time.time() - path.stat().st_mtime > _OLD:
+        if (is_own and is_alone) or _is_old(path):
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_old(path: Path) -> bool:
+    try:
+        return time.time() - path.stat().st_mtime > _OLD
+    except OSError:  # another process has just finished with it
+        return False
 
 
 def _unpack(archive: Path, target: Path, limits: Limits) -> None:

@@ -1,5 +1,6 @@
 """What is inside an archive: written to a folder within limits, refused where it would be written outside of it."""
 
+import errno
 import gzip
 import lzma
 import shutil
@@ -47,14 +48,23 @@ def extract(archive: Path, folder: Path, limits: Limits) -> None:
         advice = "" if isinstance(error, _RefusedError) else "; unpack it by hand if you trust it"
         raise ValueError(f"{archive} is refused: {error}{advice}") from None
     except _DAMAGED as error:
-        raise ValueError(f"{archive} is damaged or cut short ({error}): fetch it again") from None
-    except OSError:
-        raise
+        raise _damaged(archive, error) from None
+    except OSError as error:
+        # A damaged offset leads before the beginning of the file; other errors are those of the disk.
+        if error.errno not in (None, errno.EINVAL):
+            raise
+        raise _damaged(archive, error) from None
     except RuntimeError as error:  # zipfile's word for a password, an unknown compression, a damaged flag
         raise ValueError(f"{archive} cannot be unpacked ({error}): unpack it by hand, or fetch it again") from None
     except Exception as error:  # whatever damaged bytes provoke, such as a KeyError for a hard link to nothing
-        reason = f"{type(error).__name__}: {error}"
-        raise ValueError(f"{archive} is damaged or cut short ({reason}): fetch it again") from None
+        raise _damaged(archive, error) from None
+
+
+def _damaged(archive: Path, error: Exception) -> ValueError:
+    reason = " ".join(str(error).split())  # tarfile writes a line for each format that it tried
+    if not isinstance(error, _DAMAGED):
+        reason = f"{type(error).__name__}: {reason}"
+    return ValueError(f"{archive} is damaged or cut short ({reason}): fetch it again")
 
 
 class _Budget:
