@@ -17,7 +17,14 @@ Branch = Callable[..., Tensor]
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
-def call_on_single_row(branch: Branch, row: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+def call_branch(branch: Branch, x: Tensor, *args: Tensor) -> Tensor:
+    """Call the branch on ``x``, ``(N, ...)``, and take care of its batch norms where there is a single row."""
+    if len(x) == 1:
+        return call_on_single_row(branch, x, *args)
+    return branch(x, *args)
+
+
+def call_on_single_row(branch: Branch, row: Tensor, *args: Tensor) -> Tensor:
     """Call the branch on one row, of which a batch norm on a 1x1 map sees a single value a channel.
 
     Such a norm uses its running statistics for this call and does not update them.
@@ -37,7 +44,7 @@ def call_on_single_row(branch: Branch, row: Tensor, *args: Any, **kwargs: Any) -
         for module in _all_modules(branch):
             if isinstance(module, BATCH_NORMS):
                 hooks.append(module.register_forward_pre_hook(evaluate))
-        return branch(row, *args, **kwargs)
+        return branch(row, *args)
     finally:
         is_active = False
         for norm in evaluating:

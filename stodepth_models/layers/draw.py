@@ -12,16 +12,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = [
-    "MODES",
-    "RESCALES",
-    "Rows",
-    "count_rows",
-    "draw_batch",
-    "draw_rows",
-    "dropped_runs",
-]
-
 MODES = ("batch", "row", "subset")
 RESCALES = ("eval", "train", "none")
 
@@ -65,13 +55,20 @@ def draw_rows(mode: str, survival_prob: float, batch: int, sync: bool = False) -
 
 def count_rows(rows: Rows) -> int:
     """Return how many rows survive."""
-    return len(rows) if isinstance(rows, Tensor) else sum(run.stop - run.start for run in rows)
+    if isinstance(rows, Tensor):
+        return len(rows)
+    return sum(run.stop - run.start for run in rows)
 
 
 def dropped_runs(rows: tuple[slice, ...], batch: int) -> tuple[slice, ...]:
     """Return the runs of rows that do not survive."""
-    ends = [0, *(end for run in rows for end in (run.start, run.stop)), batch]
-    return tuple(slice(start, stop) for start, stop in zip(ends[::2], ends[1::2], strict=True) if start < stop)
+    dropped = []
+    end = 0
+    for run in (*rows, slice(batch, batch)):
+        if end < run.start:
+            dropped.append(slice(end, run.start))
+        end = run.stop
+    return tuple(dropped)
 
 
 def _subset_size(mean: float, batch: int, rounding: float) -> int:
@@ -83,12 +80,14 @@ def _subset_size(mean: float, batch: int, rounding: float) -> int:
 
 
 def _window(position: float, size: int, batch: int) -> tuple[slice, ...]:
+    if size == 0:
+        return ()
     # Starts this far apart cover each row equally often and wrap around least often.
-    step = gcd(size, batch) or 1
+    step = gcd(size, batch)
     start = int(position * (batch // step)) * step
     stop = start + size
     if stop <= batch:
-        return (slice(start, stop),) if size else ()
+        return (slice(start, stop),)
     return (slice(0, stop - batch), slice(start, batch))
 
 
@@ -108,5 +107,6 @@ def _cpu_group() -> Any:
     """A group of all ranks that carries CPU tensors: the default one, or a gloo twin beside pure NCCL."""
     world = dist.group.WORLD
     if world not in _cpu_groups:
-        _cpu_groups[world] = None if "cpu" in dist.get_backend_config(world) else dist.new_group(backend="gloo")
+        carries_cpu = "cpu" in dist.get_backend_config(world)
+        _cpu_groups[world] = None if carries_cpu else dist.new_group(backend="gloo")
     return _cpu_groups[world]

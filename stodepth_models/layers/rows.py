@@ -71,9 +71,7 @@ def select_rows(x: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
     return _SelectRows.apply(x, rows)
 
 
-def add_rows(
-    identity: Tensor, branch: Tensor, rows: Rows, scale: float = 1.0, dtype: torch.dtype | None = None
-) -> Tensor:
+def add_rows(identity: Tensor, branch: Tensor, rows: Rows, scale: float = 1.0, inplace: bool = False) -> Tensor:
     """Return a copy of ``identity`` in which ``scale * branch`` is added to the given rows.
 
     Args:
@@ -81,9 +79,11 @@ def add_rows(
         branch: ``(M, ...)``, one row for each of ``rows``.
         rows: the ``M`` rows, as drawn by :func:`draw_rows`.
         scale: factor of the branch.
-        dtype: dtype of the result; None: what the two promote to.
+        inplace: keep the dtype of ``branch``, as ``branch += identity`` does; else the two are promoted.
     """
-    dtype = dtype or torch.promote_types(identity.dtype, branch.dtype)
+    dtype = branch.dtype
+    if not inplace:
+        dtype = torch.promote_types(identity.dtype, branch.dtype)
     if is_transformed():
         index = rows
         if not isinstance(index, Tensor):

@@ -82,7 +82,7 @@ def test_memory_format_and_dtype_of_rows(rows):
     taken = take_rows(x, rows)
     assert torch.equal(taken, x[1:3])
     assert taken.is_contiguous(memory_format=torch.channels_last)
-    out = add_rows(x.float(), taken, rows, dtype=torch.bfloat16)
+    out = add_rows(x.float(), taken, rows, inplace=True)
     assert out.dtype == torch.bfloat16
     assert out.is_contiguous(memory_format=torch.channels_last)
     assert add_rows(x.float(), taken, rows).dtype == torch.float32
