@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from .layers.modes import restored_modes
+
 
 @torch.no_grad()
 def recalibrate_bn(model: nn.Module, batches: Iterable[Any]) -> None:
@@ -28,29 +30,27 @@ def recalibrate_bn(model: nn.Module, batches: Iterable[Any]) -> None:
         ValueError: ``batches`` is empty.
     """
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    modes = {module: module.training for module in model.modules()}
     momenta = {norm: norm.momentum for norm in norms}
     before = {norm: [buffer.clone() for buffer in norm.buffers()] for norm in norms}
     device = next((tensor.device for tensor in chain(model.parameters(), model.buffers())), None)
     seen = False
-    try:
-        model.eval()
-        for batch in batches:
-            x = batch[0] if isinstance(batch, (tuple, list)) else batch
-            if not isinstance(x, Tensor):
-                raise TypeError(f"batches must hold tensors, or tuples that begin with one, got {type(x).__name__}")
-            if not seen:
-                _start_cumulative(norms)
-            seen = True
-            model(x.to(device))
-    except BaseException:
-        _put_back(before)
-        raise
-    finally:
-        for norm, momentum in momenta.items():
-            norm.momentum = momentum
-        for module, training in modes.items():
-            module.training = training
+    with restored_modes(model):
+        try:
+            model.eval()
+            for batch in batches:
+                x = batch[0] if isinstance(batch, (tuple, list)) else batch
+                if not isinstance(x, Tensor):
+                    raise TypeError(f"batches must hold tensors, or tuples that begin with one, got {type(x).__name__}")
+                if not seen:
+                    _start_cumulative(norms)
+                seen = True
+                model(x.to(device))
+        except BaseException:
+            _put_back(before)
+            raise
+        finally:
+            for norm, momentum in momenta.items():
+                norm.momentum = momentum
     if not seen:
         raise ValueError("batches must hold at least one batch, got none")
     _put_back({norm: values for norm, values in before.items() if norm.num_batches_tracked == 0})  # dropped for good

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from .checks import check_whole
 from .layers.drop_path import DropPath
+from .layers.modes import restored_modes
 from .layers.residual import StochasticGate
 
 
@@ -66,15 +67,11 @@ def mc_predict(model: nn.Module, x: Any, samples: int = 20) -> MCPrediction:
 @contextmanager
 def _only_training(model: nn.Module, gates: list[nn.Module]) -> Iterator[None]:
     """Within, the given modules are in training mode, without their children, and all others in evaluation."""
-    modes = {module: module.training for module in model.modules()}
-    try:
+    with restored_modes(model):
         model.eval()
         for gate in gates:
             gate.training = True
         yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
 
 
 def _softmax(logits: Any) -> Tensor:

@@ -4,6 +4,8 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 import stodepth_models as sdm
@@ -112,6 +114,22 @@ def _refuse_collectives_among_different_gates(rank):
         block(torch.randn(2, 16, 4, 4))
 
 
+def _refuse_fsdp_units_among_different_gates(rank):
+    mesh = init_device_mesh("cpu", (2,))
+    for mode in MODES:
+        for sync_gates in (False, True):
+            torch.manual_seed(0)
+            model = sdm.cifar_resnet20_stodepth_lineardecay(prob_0_L=(0.5, 0.5), mode=mode, sync_gates=sync_gates)
+            block = model.layer1[0]
+            fully_shard(block.conv1, mesh=mesh)  # within the branch
+            x = torch.randn(4, 16, 4, 4)
+            if sync_gates:
+                assert block(x).shape == x.shape
+            else:
+                with pytest.raises(RuntimeError, match=r"an FSDP unit in a stochastic branch .*sync_gates=True"):
+                    block(x)
+
+
 def _frozen_batch_norms_communicate_nothing(rank):
     model = sdm.cifar_resnet20_stodepth_lineardecay(prob_0_L=(0.5, 0.5))
     model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
@@ -129,6 +147,7 @@ def _all_checks(rank):
     _accumulate_under_no_sync(rank)
     _checkpoint_stages(rank)
     _refuse_collectives_among_different_gates(rank)
+    _refuse_fsdp_units_among_different_gates(rank)
     _frozen_batch_norms_communicate_nothing(rank)
 
 

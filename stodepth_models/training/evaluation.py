@@ -41,12 +41,12 @@ def evaluate_weights(config: EvaluateConfig) -> dict[str, Any]:
     source = resolve_source(config.model.weights, get_model_weights(config.model.name), config.model.name)
     if not isinstance(source, WeightsEnum):
         source = read_checkpoint(source)  # once: the settings and the model are made from what was read
-    model_config = dataclasses.replace(_built_as_saved(config.model, source), weights=source)  # type: ignore[arg-type]
+    model_config = _built_as_saved(config.model, source)
     data_config = _prepared_as_in_training(config.data, source)
     accelerator = make_accelerator(config.cpu, config.precision)
     data = load_data(data_config, config.split)
     # The classes follow the weights: a classifier that starts afresh would be measured at chance.
-    model = build_model(model_config, None).to(accelerator.device).eval()
+    model = build_model(model_config, None, source).to(accelerator.device).eval()
     return _measure(model, data, _outputs_of_classes(model, data, config), config, accelerator)
 
 
@@ -62,8 +62,9 @@ def report(result: dict[str, Any], as_json: bool) -> str:
 
 
 def _built_as_saved(config: ModelConfig, source: Source) -> ModelConfig:
+    # What is a setting of its own changes no evaluation.
+    settings = {field.name for field in dataclasses.fields(ModelConfig)}
     saved = saved_arguments(config.name, source)
-    settings = {field.name for field in dataclasses.fields(ModelConfig)}  # none of which changes an evaluation
     options = {key: value for key, value in saved.items() if key not in settings}
     return dataclasses.replace(config, options={**options, **config.options})
 
@@ -72,33 +73,42 @@ def _prepared_as_in_training(config: DataConfig, source: Source) -> DataConfig:
     saved = saved_preprocessing(source)
     if saved is None:
         return config
-    resize = saved.resize if config.image_size in (None, saved.side) else None
+    resize = config.resize
+    if resize is None and config.image_size in (None, saved.side):
+        resize = saved.resize
     return dataclasses.replace(
         config, mean=config.mean or saved.mean, std=config.std or saved.std,
-        image_size=config.image_size or saved.side, resize=config.resize or resize,
+        image_size=config.image_size or saved.side, resize=resize,
     )  # fmt: skip
 
 
 def _outputs_of_classes(model: nn.Module, data: Data, config: EvaluateConfig) -> Tensor:
     """Index of the output that stands for each class of the data set, by name where the names are of one kind."""
-    outputs, known = len(model.state_dict()["fc.weight"]), list(model.categories or ())  # type: ignore[arg-type]
-    weights, dataset = config.model.weights, f"data.name={config.data.name}"
-    shared = set(data.classes).intersection(known)
-    if not shared or list(data.classes) == known:
-        if outputs < len(data.classes) or (known and outputs != len(data.classes)):
-            other = " by other names" if known else ""
-            raise ValueError(f"{weights} knows {outputs} classes, {dataset} has {len(data.classes)}{other}")
-        if known and not shared:
-            logger.warning(
-                "%s knows no class of %s by name, its first is %r and not %r: outputs and classes are paired in order",
-                weights, dataset, known[0], data.classes[0],
-            )  # fmt: skip
-        return torch.arange(len(data.classes))
+    known = list(model.categories or ())  # type: ignore[arg-type]
+    if known == list(data.classes) or not set(known).intersection(data.classes):
+        return _outputs_in_order(model, known, data, config)
     unknown = [name for name in data.classes if known.count(name) != 1]
     if unknown:
         count = f"{len(unknown)} of the {len(data.classes)} classes"
-        raise ValueError(f"{weights} does not know {count} of {dataset}: {', '.join(unknown[:10])}")
+        raise ValueError(
+            f"{config.model.weights} does not know {count} of data.name={config.data.name}: {', '.join(unknown[:10])}"
+        )
     return torch.tensor([known.index(name) for name in data.classes])
+
+
+def _outputs_in_order(model: nn.Module, known: list[str], data: Data, config: EvaluateConfig) -> Tensor:
+    """Pair outputs and classes in their order; where the weights know names, the number of classes has to be theirs."""
+    outputs, classes = len(model.state_dict()["fc.weight"]), len(data.classes)
+    weights, dataset = config.model.weights, f"data.name={config.data.name}"
+    if outputs < classes or (known and outputs != classes):
+        by_other_names = " by other names" if known else ""
+        raise ValueError(f"{weights} knows {outputs} classes, {dataset} has {classes}{by_other_names}")
+    if known and known != list(data.classes):
+        logger.warning(
+            "%s knows no class of %s by name, its first is %r and not %r: outputs and classes are paired in order",
+            weights, dataset, known[0], data.classes[0],
+        )  # fmt: skip
+    return torch.arange(classes)
 
 
 def _measure(

@@ -8,6 +8,8 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from ...layers.modes import restored_modes
+
 _BINS = 15
 
 
@@ -44,15 +46,13 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], acceler
         batches: standardised images ``(B, 3, H, W)`` and labels ``(B,)`` of this process.
         accelerator: adds up the sums of all processes.
     """
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
     sums = torch.zeros(4 + 3 * _BINS, dtype=torch.float64, device="cpu")
-    for images, labels in batches:
-        with accelerator.autocast():
-            logits = model(images)
-        sums += _sums(logits.float(), labels).cpu()
-    for module, training in modes.items():
-        module.training = training
+    with restored_modes(model):
+        model.eval()
+        for images, labels in batches:
+            with accelerator.autocast():
+                logits = model(images)
+            sums += _sums(logits.float(), labels).cpu()
     sums = accelerator.reduce(sums.to(accelerator.device, _widest(accelerator.device)), "sum").cpu().double()
     return _figures(sums)
 

@@ -25,23 +25,30 @@ _RISE = 0.3  # share of a one-cycle run in which the learning rate rises (Smith 
 _START = 1 / 25  # learning rate at its begin, over the peak
 
 
-def build_model(config: ModelConfig, num_classes: int | None) -> nn.Module:
+def build_model(config: ModelConfig, num_classes: int | None, weights: Any = None) -> nn.Module:
     """Return a model of the zoo, with weights where ``config.weights`` names some.
 
     Args:
         config: settings.
         num_classes: length of the output where ``config.num_classes`` does not give it; None: that of the weights.
+        weights: what was read of ``config.weights``; None: they are read here.
 
     Raises:
         ValueError: an option that the builder does not take, or weights that do not fit.
     """
+    if weights is None:
+        weights = config.weights
+    options = dict(config.options)
     classes = config.num_classes or num_classes
-    options = config.options if classes is None else {"num_classes": classes, **config.options}
+    if classes is not None:
+        options.setdefault("num_classes", classes)
+    # Masks stand for the gates: the network itself has constant depth.
+    prob_0_L = (1.0, 1.0) if config.masked else config.prob_0_L
     try:
         model = get_model(
-            config.name, prob_0_L=(1.0, 1.0) if config.masked else config.prob_0_L,
-            mult_flag=config.mult_flag, mode=config.mode, rescale=config.rescale, depth_rule=config.depth_rule,
-            sync_gates=config.sync_gates, weights=config.weights, checkpoint_stages=config.checkpoint_stages, **options,
+            config.name, prob_0_L=prob_0_L, mult_flag=config.mult_flag, mode=config.mode, rescale=config.rescale,
+            depth_rule=config.depth_rule, sync_gates=config.sync_gates, weights=weights,
+            checkpoint_stages=config.checkpoint_stages, **options,
         )  # fmt: skip
     except TypeError as error:
         raise ValueError(f"model: {error}") from None
