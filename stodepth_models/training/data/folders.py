@@ -1,6 +1,7 @@
 """Folders of images: ``train/``, ``valid/``, ``test/``, with a folder a class in each."""
 
 import logging
+import os
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -181,10 +182,12 @@ def _walk(folder: Path, above: frozenset[Path], entered: set[Path], passed_over:
     entered.add(real)
     above |= {real, *real.parents}
     below = []
-    for path in folder.iterdir():
-        if path.is_dir():
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        path = folder / entry.name
+        # The entry knows its type; asking the file system again takes minutes for a million files on a server.
+        if entry.is_dir(follow_symlinks=False) or (entry.is_symlink() and path.is_dir()):
             below.append(path)
-        elif is_image(path):
+        elif is_image(path, entry.is_file(follow_symlinks=False)):
             yield path
         elif not is_hidden(path.name):
             passed_over[f"*{path.suffix.lower()}" if path.suffix else "files without suffix"] += 1

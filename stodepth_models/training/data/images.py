@@ -54,16 +54,20 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name.casefold() in _SYSTEM_FOLDERS | _SYSTEM_FILES
 
 
-def is_image(path: Path) -> bool:
+def is_image(path: Path, is_file: bool = False) -> bool:
     """Return whether a file is an image by its suffix, or by its content where the suffix is unknown.
 
     Hidden files are none. A link that leads nowhere is one where its name says so: whoever reads it reports it.
+
+    Args:
+        path: of a file, a link or a folder.
+        is_file: whether it is known to be a file; else the file system is asked.
     """
     if is_hidden(path.name):
         return False
     if path.suffix.lower() in IMAGES:
-        return path.is_file() or (path.is_symlink() and not path.exists())
-    return path.is_file() and _has_signature(path)
+        return is_file or path.is_file() or (path.is_symlink() and not path.exists())
+    return (is_file or path.is_file()) and _has_signature(path)
 
 
 def open_rgb(path: Path) -> Image.Image:
