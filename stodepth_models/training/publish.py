@@ -10,6 +10,7 @@ from typing import Any
 
 from ..flops import expected_flops
 from ..weights.checkpoint import read_file
+from ..weights.files import write_atomically
 from ..weights.hub import rebuild
 from ..zoo import SUFFIX
 from .config import DataConfig, EvaluateConfig, ModelConfig
@@ -215,7 +216,8 @@ def _enter(folder: Path, entry: dict[str, Any], categories: Sequence[str]) -> No
         if other["builder"] == entry["builder"] and entry["default"]:
             other["default"] = False
     index["weights"] = [*others, entry]
-    path.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    text = json.dumps(index, indent=2) + "\n"
+    write_atomically(path, text.encode())
     for other in _shipped(replaced):
         if other["file"] != entry["file"]:
             (folder / other["file"]).unlink(missing_ok=True)

@@ -2,10 +2,8 @@
 
 import json
 import logging
-import os
 import pickle
 import re
-import uuid
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ from torch import Tensor
 
 from .config import check_config
 from .errors import CheckpointError
+from .files import write_atomically
 from .names import CLASSIFIER, canonical_names, noted_scales, unwrap
 
 __all__ = ["HEADER", "Checkpoint", "parse_config", "read_config", "read_file", "read_mapping", "write_file"]
@@ -136,14 +135,9 @@ def write_file(path: Path, state: Mapping[str, Tensor], config: Mapping[str, Any
 
     The same weights and configuration give the same bytes.
     """
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
     tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
     content = _with_sorted_metadata(save(tensors, {"format": "pt", HEADER: json.dumps(config)}))
-    try:
-        partial.write_bytes(content)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_atomically(path, content)
 
 
 def _with_sorted_metadata(content: bytes) -> bytes:

@@ -16,11 +16,12 @@ import torch
 import torchvision
 
 from ... import __version__
+from ...weights.files import write_atomically
 from ..config import ModelConfig, TrainConfig
 from ..data.datasets import Data
 from ..data.splits import changed_images
 from ..errors import SettingsError
-from .state import checkpoints, write_atomically
+from .state import checkpoints
 
 # What may differ between a run and its continuation: where it lies and how it is watched, not what it computes.
 _FREE = ("output", "resume", "progress", "trackers", "log_steps", "checkpoint_minutes", "checkpoint_steps",
@@ -152,7 +153,7 @@ class RunFolder:
                 outcome = f"of {epochs - len(rows)} of {epochs} epochs lost"
             say(f"{self.metrics} {damage or 'ends early'}: its metrics are {outcome}")
         content = "".join(json.dumps(row) + "\n" for row in rows)
-        write_atomically(self.metrics, lambda file: file.write(content.encode()))
+        write_atomically(self.metrics, content.encode())
 
     def add_row(self, row: dict[str, Any]) -> None:
         """Append the metrics of an epoch; they are on the disk when this returns."""
@@ -203,7 +204,7 @@ class RunFolder:
 
     def _write_json(self, path: Path, content: dict[str, Any]) -> None:
         text = json.dumps(content, indent=2, default=str) + "\n"
-        write_atomically(path, lambda file: file.write(text.encode()))
+        write_atomically(path, text.encode())
 
 
 def _checked(saved: Any) -> dict[str, Any]:

@@ -2,9 +2,7 @@
 
 import hashlib
 import io
-import os
 import re
-import uuid
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,6 +11,8 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+
+from ...weights.files import sync_folder, write_atomically
 
 _KEPT = 2
 
@@ -72,11 +72,11 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
     """
     if not folder.is_dir():
         folder.mkdir(parents=True, exist_ok=True)
-        _sync_folder(folder.parent)
+        sync_folder(folder.parent)
     path = folder / f"step_{step:09d}.pt"
     content = _sealed(state)
     try:
-        write_atomically(path, lambda file: file.write(content.getbuffer()))
+        write_atomically(path, content.getbuffer())
     except OSError as error:
         raise OSError(f"{path} could not be written ({error.strerror}); the checkpoint before is intact") from None
     # A later one can be damaged or foreign, for it was not resumed from: it must not take the place of a good one.
@@ -112,34 +112,6 @@ def load_last_checkpoint(
     if found:
         raise ValueError(f"no checkpoint in {folder} can be used: remove the folder to start afresh")
     return None
-
-
-def write_atomically(path: Path, write: Callable[[Any], None]) -> None:
-    """Write a file so that it appears whole or not at all, also when the machine stops.
-
-    Args:
-        path: replaced once the new content is on the disk.
-        write: given an open binary file.
-    """
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with open(partial, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Bring the names of new files to the disk: fsync of a file brings its content alone."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _sealed(state: dict[str, Any]) -> io.BytesIO:

@@ -13,6 +13,7 @@ from stodepth_models.training.data.splits import Arrays
 from stodepth_models.training.errors import SettingsError
 from stodepth_models.training.run.folder import RunFolder
 from stodepth_models.training.run.state import save_checkpoint
+from stodepth_models.weights.checkpoint import write_file
 
 ROWS = [{"epoch": epoch, "loss": 0.5} for epoch in (1, 2, 3)]
 LINES = [json.dumps(row) for row in ROWS]
@@ -65,6 +66,10 @@ def test_metrics_are_on_the_disk_with_their_epoch(tmp_path, monkeypatch):
     save_checkpoint(folder.checkpoints, 1, {})
     assert str(tmp_path) in synced[3:]  # the name of the folder of checkpoints
     assert synced[-1] == str(folder.checkpoints)
+    del synced[:]
+    write_file(folder.best, {"weight": torch.ones(1)}, {})
+    assert len(synced) == 2  # the weights and their name
+    assert synced[-1] == str(tmp_path)
 
 
 def begun(tmp_path, data, has_checkpoint=True):

@@ -402,7 +402,8 @@ def test_settings_that_cannot_be_read_are_named(tmp_path, content):
 
 def test_what_a_killed_process_had_begun_to_write_is_removed(tmp_path, monkeypatch):
     unique = uuid.uuid4().hex
-    begun = [f".{unique}", f".metrics.jsonl.{unique}", f"best.safetensors.{unique}.partial",
+    begun = [f".{unique}", f".best.safetensors.{unique}.partial", f".metrics.jsonl.{unique}",
+             f"best.safetensors.{unique}.partial",
              f"checkpoints/.step_000000005.pt.{unique}"]  # fmt: skip
     kept = ["notes.txt", ".hidden", "checkpoints/step_000000001.pt", "checkpoints/.notes"]
     (tmp_path / "checkpoints").mkdir()
