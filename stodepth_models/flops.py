@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
 from .layers.residual import StochasticGate
@@ -72,12 +71,14 @@ def count_flops(model: nn.Module, *args: Any, **kwargs: Any) -> FlopCount:
     gates = [name for name, module in model.named_modules() if isinstance(module, StochasticGate)]
     copy = deepcopy(model).to("meta").eval()
     for module in copy.modules():
-        module._forward_hooks.clear()  # of the user, who asked for no pass; those before a pass may make weights
+        getattr(
+            module, "_forward_hooks", {}
+        ).clear()  # of the user, who asked for no pass; those before a pass may make weights
     if gates:
         set_survival_probs(copy, 1.0)
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
-        copy(*tree_map_only(Tensor, _to_meta, args), **tree_map_only(Tensor, _to_meta, kwargs))
+        copy(*_on_meta(args), **_on_meta(kwargs))
     counts = counter.get_flop_counts()
 
     def flops(*path: str) -> int:
@@ -88,6 +89,13 @@ def count_flops(model: nn.Module, *args: Any, **kwargs: Any) -> FlopCount:
     gated = [flops(name) - rest for name, rest in zip(gates, kept, strict=True)]
     around = [[i for i, outer in enumerate(gates) if name.startswith(f"{outer}.")] for name in gates]
     return FlopCount(counter.get_total_flops(), gated, around)
+
+
+def _on_meta(arguments: Any) -> Any:
+    """The arguments of a forward pass, however nested, with their tensors on the meta device."""
+    from torch.utils._pytree import tree_map_only  # private; a release without it counts no FLOPs
+
+    return tree_map_only(Tensor, _to_meta, arguments)
 
 
 def _to_meta(x: Tensor) -> Tensor:

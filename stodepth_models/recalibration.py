@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from .layers.branch import BATCH_NORMS
 from .layers.modes import restored_modes
 
 
@@ -29,7 +29,7 @@ def recalibrate_bn(model: nn.Module, batches: Iterable[Any]) -> None:
         TypeError: a batch does not begin with a tensor.
         ValueError: ``batches`` is empty.
     """
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    norms = [m for m in model.modules() if isinstance(m, BATCH_NORMS) and m.track_running_stats]
     momenta = {norm: norm.momentum for norm in norms}
     before = {norm: [buffer.clone() for buffer in norm.buffers()] for norm in norms}
     device = next((tensor.device for tensor in chain(model.parameters(), model.buffers())), None)
@@ -56,13 +56,13 @@ def recalibrate_bn(model: nn.Module, batches: Iterable[Any]) -> None:
     _put_back({norm: values for norm, values in before.items() if norm.num_batches_tracked == 0})  # dropped for good
 
 
-def _put_back(statistics: Mapping[_BatchNorm, list[Tensor]]) -> None:
+def _put_back(statistics: Mapping[Any, list[Tensor]]) -> None:
     for norm, values in statistics.items():
         for buffer, value in zip(norm.buffers(), values, strict=True):
             buffer.copy_(value)
 
 
-def _start_cumulative(norms: list[_BatchNorm]) -> None:
+def _start_cumulative(norms: list[Any]) -> None:
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # a cumulative mean

@@ -4,17 +4,29 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-from torchvision.models._api import BUILTIN_MODELS
-
 from .checks import did_you_mean
 
 SUFFIX = "_stodepth_lineardecay"  # of every builder's name
+
+_own_registry: dict[str, Callable[..., Any]] = {}
+
+
+def registry() -> dict[str, Callable[..., Any]]:
+    """Return torchvision's table of builders, by name; a table of our own where a release has none of that name.
+
+    Then ``torchvision.models.get_model`` does not know our builders, and the rest works.
+    """
+    try:
+        from torchvision.models._api import BUILTIN_MODELS
+    except ImportError:
+        return _own_registry
+    return BUILTIN_MODELS
 
 
 def builder_names() -> list[str]:
     """Return the names of this package's builders, in the order of their registration."""
     ours = []
-    for name, builder in BUILTIN_MODELS.items():
+    for name, builder in registry().items():
         if builder.__module__.split(".")[0] == __package__ and name.endswith(SUFFIX):
             ours.append(name)
     return ours
@@ -27,10 +39,10 @@ def register_builder(builder: Callable[..., Any]) -> None:
     model of that name.
     """
     name = builder.__name__
-    BUILTIN_MODELS[name] = builder
+    registry()[name] = builder
     short = name.removesuffix(SUFFIX)
     if short.startswith("cifar_"):
-        BUILTIN_MODELS[short] = _under_short_name(builder)
+        registry()[short] = _under_short_name(builder)
 
 
 def _under_short_name(builder: Callable[..., Any]) -> Callable[..., Any]:

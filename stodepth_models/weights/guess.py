@@ -6,9 +6,8 @@ from inspect import signature
 
 import torch
 from torch import Tensor, nn
-from torchvision.models._api import BUILTIN_MODELS
 
-from ..zoo import builder_names
+from ..zoo import builder_names, registry
 from .names import CLASSIFIER, OPTIONAL
 
 __all__ = ["guess_builder"]
@@ -24,7 +23,7 @@ def guess_builder(state: Mapping[str, Tensor]) -> tuple[str, dict[str, str]] | N
     for name in builder_names():
         if deepest != ("1202" in name):
             continue  # the deepest network takes longer to build than all others together
-        has_shortcut = "shortcut" in signature(BUILTIN_MODELS[name]).parameters
+        has_shortcut = "shortcut" in signature(registry()[name]).parameters
         for shortcut in ("A", "B") if has_shortcut else (None,):
             if _shapes_of(name, shortcut) == wanted:
                 return name, {} if shortcut is None else {"shortcut": shortcut}
@@ -34,7 +33,7 @@ def guess_builder(state: Mapping[str, Tensor]) -> tuple[str, dict[str, str]] | N
 @cache
 def _shapes_of(builder: str, shortcut: str | None) -> dict[str, tuple[int, ...]]:
     with torch.device("meta"):
-        model: nn.Module = BUILTIN_MODELS[builder](**({} if shortcut is None else {"shortcut": shortcut}))
+        model: nn.Module = registry()[builder](**({} if shortcut is None else {"shortcut": shortcut}))
     return _shapes(model.state_dict())
 
 

@@ -10,9 +10,9 @@ import torch
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, ModelHubMixin, constants, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models import WeightsEnum, get_model_builder
 
+from ..layers.branch import BATCH_NORMS
 from ..layers.residual import StochasticGate
 from ..survival import set_survival_probs
 from ..zoo import builder_names
@@ -331,6 +331,6 @@ def _layers(model: nn.Module) -> dict[str, Any]:
 
 
 def _what(layer: nn.Module) -> Any:
-    if isinstance(layer, _BatchNorm):  # momentum is for training, and SyncBatchNorm evaluates alike
-        return _BatchNorm, layer.eps, layer.track_running_stats
+    if isinstance(layer, BATCH_NORMS):  # momentum is for training, and SyncBatchNorm evaluates alike
+        return BATCH_NORMS, layer.eps, layer.track_running_stats
     return type(layer), layer.extra_repr().replace("inplace=True", "")

@@ -12,13 +12,15 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from torchvision.models import Weights, WeightsEnum, get_model_weights
-from torchvision.transforms._presets import ImageClassification
+from torchvision.models import ResNet18_Weights, Weights, WeightsEnum, get_model_weights
 
 from ..zoo import builder_names
 from .checkpoint import Checkpoint, read_file
 from .download import check_sha256, fetch_url
 from .names import with_notes
+
+# The class of torchvision's own preprocessing, whose module has a private name.
+ImageClassification: Any = ResNet18_Weights.IMAGENET1K_V1.transforms.func
 
 
 def shipped_folder() -> Path:
