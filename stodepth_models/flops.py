@@ -71,9 +71,8 @@ def count_flops(model: nn.Module, *args: Any, **kwargs: Any) -> FlopCount:
     gates = [name for name, module in model.named_modules() if isinstance(module, StochasticGate)]
     copy = deepcopy(model).to("meta").eval()
     for module in copy.modules():
-        getattr(
-            module, "_forward_hooks", {}
-        ).clear()  # of the user, who asked for no pass; those before a pass may make weights
+        # Hooks are the user's, who asked for no pass; those before a pass stay, for they may make weights.
+        getattr(module, "_forward_hooks", {}).clear()
     if gates:
         set_survival_probs(copy, 1.0)
     counter = FlopCounterMode(display=False)
