@@ -17,6 +17,7 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torchvision.models.convnext import CNBlock
 from torchvision.models.resnet import BasicBlock
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
@@ -133,8 +134,20 @@ def test_lightning_takes_a_submodule_and_constant_probabilities(tmp_path):
     share = expected_flops(model.net, SIZE).share
     assert trainer.callback_metrics["stochastic_depth/net/flops_share"] == pytest.approx(share, rel=1e-6)
     remove_stochastic_depth(model)
-    with pytest.raises(ValueError, match="drop_rate=None needs a model with stochastic blocks, got Sequential"):
+    with pytest.raises(
+        ValueError, match=r"drop_rate=None takes.*Sequential carries none above 0"
+    ):
         fit(model, StochasticDepth(drop_rate=None, submodule="net"), tmp_path)
+
+
+def test_lightning_takes_the_rates_of_the_masks_that_a_model_carries(tmp_path):
+    model = Headless()
+    model.net = nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=4), CNBlock(8, 1e-6, 0.1), CNBlock(8, 1e-6, 0.3), nn.Flatten(), nn.LazyLinear(3)
+    )
+    model.net(torch.zeros(SIZE))
+    fit(model, StochasticDepth(stochastic_method="sample", drop_rate=None, submodule="net"), tmp_path)
+    assert survival_probs(model.net) == pytest.approx([0.9, 0.7])
 
 
 def test_lightning_takes_a_callback_for_each_of_two_submodules(tmp_path):

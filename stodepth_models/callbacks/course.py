@@ -16,7 +16,8 @@ class Course:
     """Apply, schedule and measure.
 
     Args:
-        drop_rate: that of :func:`apply_stochastic_depth`; None: the stochastic blocks of the model stay as they are.
+        drop_rate: that of :func:`apply_stochastic_depth`; None: stochastic blocks stay as they are, and a model without
+            any has the rates of the masks that it carries.
         drop_warmup: share of the training, in ``[0, 1]``, over which the survival probabilities fall from 1 to their
             values; 0: they have them from the start.
         input_size: ``(N, C, H, W)`` for counting FLOPs; None: that of the first batch.
@@ -54,12 +55,10 @@ class Course:
             total_steps: optimizer steps of the training.
 
         Raises:
-            ValueError: the model has no known block, or with ``drop_rate=None`` no stochastic one.
+            ValueError: the model has no known block, or with ``drop_rate=None`` neither stochastic blocks nor masks.
         """
-        if self.drop_rate is not None:
+        if self.drop_rate is not None or not survival_probs(model):
             apply_stochastic_depth(model, drop_rate=self.drop_rate, **self.options)
-        elif not survival_probs(model):
-            raise ValueError(f"drop_rate=None needs a model with stochastic blocks, got {type(model).__name__}")
         self._model, self._flops, self.counted = model, None, False
         self.schedule = SurvivalSchedule(model, total_steps, share=self.drop_warmup) if self.drop_warmup else None
 

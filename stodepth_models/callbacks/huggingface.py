@@ -24,7 +24,8 @@ class StochasticDepthCallback(TrainerCallback, ExportableState):
     Args:
         target_layer_name: this and the next three as in :func:`apply_stochastic_depth`.
         stochastic_method: ``"block"``, ``"sample"``, ``"batch"``, ``"row"`` or ``"subset"``.
-        drop_rate: chance in ``[0, 1]``; None: the stochastic blocks that the model has stay as they are.
+        drop_rate: chance in ``[0, 1]``; None: stochastic blocks stay as they are, and a model without any has the
+            rates of the masks (drop path) that it carries.
         drop_distribution: ``"linear"`` or ``"uniform"``.
         drop_warmup: share of the training, in ``[0, 1]``, over which survival falls from 1 to its values.
         rescale: ``"train"``, ``"eval"`` or ``"none"``.
