@@ -170,6 +170,8 @@ def _extract_zip(archive: Path, folder: Path, budget: _Budget) -> None:
             member.filename = member.filename.replace("\\", "/")  # some programs for Windows write backslashes
             _refuse_outside(member.filename)
             budget.add_file(member.file_size)
+        # The directory declares all sizes, and zipfile reads no more than it declares: nothing is written in vain.
+        for member in members:
             files.extract(member, folder)
 
 

@@ -267,6 +267,14 @@ def test_what_is_unpacked_is_limited(tmp_path, kind, limits, message):
     assert list((tmp_path / "cache").iterdir()) == []
 
 
+def test_a_zip_over_its_limit_is_not_begun(tmp_path, monkeypatch):
+    archive = tmp_path / "zeros.zip"
+    archive.write_bytes(zipped({str(number): bytes(600_000) for number in range(5)}))
+    monkeypatch.setattr(zipfile.ZipFile, "extract", lambda *arguments: pytest.fail("a file was unpacked"))
+    with pytest.raises(ValueError, match="is refused: it unpacks to more"):
+        unpacked(archive, tmp_path / "cache", Limits(0.0025, 100))
+
+
 def test_a_full_disk_is_seen_beforehand(tmp_path, monkeypatch):
     archive = tarred(tmp_path / "large.tar", [member("x", 3000)])
     usage = type("Usage", (), {"free": 2000})
