@@ -127,16 +127,12 @@ def test_lightning_steps_once_an_optimizer_step(tmp_path):
 
 def test_lightning_takes_a_submodule_and_constant_probabilities(tmp_path):
     model = Headless()
-    with pytest.raises(ValueError, match=r"Headless has no forward.*StochasticDepth\(submodule=\.\.\.\)"):
-        fit(model, StochasticDepth(drop_rate=0.4), tmp_path)
     trainer = fit(model, StochasticDepth("BasicBlock", "sample", 0.4, submodule="net"), tmp_path)
     assert survival_probs(model.net) == probs_at(1.0)
     share = expected_flops(model.net, SIZE).share
     assert trainer.callback_metrics["stochastic_depth/net/flops_share"] == pytest.approx(share, rel=1e-6)
     remove_stochastic_depth(model)
-    with pytest.raises(
-        ValueError, match=r"drop_rate=None takes.*Sequential carries none above 0"
-    ):
+    with pytest.raises(ValueError, match=r"drop_rate=None takes.*Sequential carries none above 0"):
         fit(model, StochasticDepth(drop_rate=None, submodule="net"), tmp_path)
 
 
@@ -148,6 +144,17 @@ def test_lightning_takes_the_rates_of_the_masks_that_a_model_carries(tmp_path):
     model.net(torch.zeros(SIZE))
     fit(model, StochasticDepth(stochastic_method="sample", drop_rate=None, submodule="net"), tmp_path)
     assert survival_probs(model.net) == pytest.approx([0.9, 0.7])
+
+
+def test_lightning_trains_a_module_without_forward_and_leaves_out_its_flops(tmp_path):
+    model = Headless()
+    with pytest.warns(UserWarning, match=r"FLOPs of Headless are not logged: it has no forward.*submodule=") as warned:
+        trainer = fit(model, StochasticDepth(drop_rate=0.4), tmp_path)
+    assert len([w for w in warned if "FLOPs" in str(w.message)]) == 1
+    assert survival_probs(model) == probs_at(1.0)
+    assert trainer.callback_metrics["stochastic_depth/survival_prob"] == pytest.approx(0.75)
+    assert "stochastic_depth/flops" not in trainer.callback_metrics
+    assert trainer.global_step == BATCHES * EPOCHS
 
 
 def test_lightning_takes_a_callback_for_each_of_two_submodules(tmp_path):

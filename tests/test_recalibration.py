@@ -1,9 +1,11 @@
 """Batch-norm statistics, against the mean over batches."""
 
 import copy
+import re
 
 import pytest
 import torch
+from torch.optim.swa_utils import AveragedModel, update_bn
 
 from stodepth_models import cifar_resnet20_stodepth_lineardecay, recalibrate_bn
 
@@ -41,7 +43,7 @@ def test_recalibration_without_batches_changes_nothing():
     model = cifar_resnet20_stodepth_lineardecay()
     model(torch.rand(2, 3, 8, 8))
     before = copy.deepcopy(model.state_dict())
-    with pytest.raises(ValueError, match="batches must hold at least one batch"):
+    with pytest.raises(ValueError, match="batches must hold at least one batch that norms can use, got none"):
         recalibrate_bn(model, [])
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
 
@@ -63,3 +65,40 @@ def test_batches_that_hold_no_tensor_are_named():
     norm = torch.nn.BatchNorm2d(3, affine=False)
     recalibrate_bn(norm, [torch.ones(2, 3, 8, 8)])  # without a parameter
     assert torch.equal(norm.running_mean, torch.ones(3))
+
+
+def test_a_batch_of_one_image_is_passed_over_and_said(caplog):
+    torch.manual_seed(0)
+    model, twin = cifar_resnet20_stodepth_lineardecay(), cifar_resnet20_stodepth_lineardecay()
+    twin.load_state_dict(model.state_dict())
+    batches = [torch.rand(4, 3, 4, 4), torch.rand(4, 3, 4, 4)]  # the last stage is a 1x1 map
+    recalibrate_bn(twin, batches)
+    with caplog.at_level("WARNING", logger="stodepth_models"):
+        recalibrate_bn(model, [batches[0], torch.rand(1, 3, 4, 4), batches[1], torch.rand(1, 3, 4, 4)])
+    assert all(torch.equal(value, twin.state_dict()[key]) for key, value in model.state_dict().items())
+    assert len(caplog.messages) == 1
+    assert "passed over 2 batches of one image" in caplog.messages[0]
+    with pytest.raises(ValueError, match="got 1 of one image"):
+        recalibrate_bn(model, [torch.rand(1, 3, 4, 4)])
+    assert all(torch.equal(value, twin.state_dict()[key]) for key, value in model.state_dict().items())
+    recalibrate_bn(model, [torch.rand(1, 3, 16, 16)])  # one image with more than one value a channel counts
+    assert model.bn1.num_batches_tracked == 1
+
+
+def test_evaluation_says_once_that_statistics_were_never_fed(caplog):
+    model = AveragedModel(cifar_resnet20_stodepth_lineardecay(prob_0_L=(1.0, 1.0)))
+    model.module.layer2[1].residual.survival_prob = 1e-9
+    batches = [torch.rand(4, 3, 8, 8) for _ in range(2)]
+    with caplog.at_level("WARNING", logger="stodepth_models"):
+        model.eval()  # no norm has seen a batch: an untrained model
+        model.train()
+        update_bn(batches, model)
+        model.eval()
+        model.train()
+        model.eval()
+    assert len(caplog.messages) == 1
+    assert re.search(r"^2 batch norms of CifarResNet .* first layer2\.1\.bn1: call recalibrate_bn", caplog.messages[0])
+    caplog.clear()
+    recalibrate_bn(model, batches)
+    assert caplog.messages == []
+    assert model.module.layer2[1].bn2.num_batches_tracked == 2

@@ -75,8 +75,12 @@ class Course:
             self._flops = count_flops(self._model, *args, **kwargs)
         except Exception as error:  # whatever a model raises; it must not end a training
             reason = next(iter(str(error).splitlines()), "")
-            message = f"the FLOPs of {type(self._model).__name__} are not logged: {type(error).__name__}: {reason}"
-            warnings.warn(message, stacklevel=2)
+            self.leave_out_flops(f"{type(error).__name__}: {reason}")
+
+    def leave_out_flops(self, reason: str) -> None:
+        """Count no FLOPs in this training, and warn of it."""
+        self.counted = True
+        warnings.warn(f"the FLOPs of {type(self._model).__name__} are not logged: {reason}", stacklevel=3)
 
     def step(self) -> None:
         """Take one step of the schedule."""

@@ -74,12 +74,9 @@ class StochasticDepth(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make the model stochastic."""
         model: nn.Module = pl_module if self.submodule is None else pl_module.get_submodule(self.submodule)
-        if type(model).forward is LightningModule.forward:
-            raise ValueError(
-                f"{type(model).__name__} has no forward, which counting FLOPs needs: name the network in it, "
-                "StochasticDepth(submodule=...)"
-            )
         self._course.begin(model, self._total_steps(trainer))
+        if type(model).forward is LightningModule.forward:
+            self._course.leave_out_flops("it has no forward: name the network in it, StochasticDepth(submodule=...)")
         self._restore()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -89,7 +86,7 @@ class StochasticDepth(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Log what this batch is trained with."""
         if not self._course.counted:
-            self._course.count(torch.empty(tuple(self._course.input_size or _size(batch)), device="meta"))
+            self._count_flops(batch)
         pl_module.log_dict(self._course.metrics(self.submodule), batch_size=1)
 
     def on_train_batch_end(
@@ -110,6 +107,14 @@ class StochasticDepth(Callback):
         self._restored = state_dict.get("schedule")
         self._restore()
 
+    def _count_flops(self, batch: Any) -> None:
+        size = self._course.input_size or _size(batch)
+        if size is None:
+            reason = "the first value of a batch is no tensor: give StochasticDepth(input_size=(N, C, H, W))"
+            self._course.leave_out_flops(reason)
+        else:
+            self._course.count(torch.empty(tuple(size), device="meta"))
+
     def _restore(self) -> None:
         if self._restored is not None and self._course.schedule is not None:
             self._course.schedule.load_state_dict(self._restored)
@@ -124,12 +129,10 @@ class StochasticDepth(Callback):
         return int(estimate)
 
 
-def _size(batch: Any) -> Sequence[int]:
+def _size(batch: Any) -> Sequence[int] | None:
+    """Return the shape of the first tensor of a batch; None where the batch begins with something else."""
     values = list(batch.values()) if isinstance(batch, Mapping) else batch
     first = values[0] if isinstance(values, (list, tuple)) and values else values
-    if not isinstance(first, Tensor):
-        raise ValueError(
-            f"FLOPs are counted for the first tensor of a batch, got {type(first).__name__}: "
-            "give StochasticDepth(input_size=(N, C, H, W))"
-        )
-    return first.shape
+    if isinstance(first, Tensor):
+        return first.shape
+    return None

@@ -1,14 +1,21 @@
 """What a model was built from: enough to build it again, and to know its evaluation scales."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from ..layers.residual import StochasticResidual
+from ..recalibration import unfed_norms
 from .errors import CheckpointError
+from .names import noted_scales
+
+Model = TypeVar("Model", bound="Recorded")
+
+logger = logging.getLogger("stodepth_models")
 
 
 @dataclass(frozen=True)
@@ -39,6 +46,43 @@ class Recorded(nn.Module):
 
     recipe: Recipe | None = None
     categories: Sequence[str] | None = None
+    _has_warned_of_norms = False
+    _has_warned_of_scales = False
+
+    def train(self: Model, mode: bool = True) -> Model:
+        """Set training or evaluation; the latter logs, once, which batch norms have no statistics."""
+        begins_evaluation = self.training and not mode
+        super().train(mode)
+        if begins_evaluation and not self._has_warned_of_norms:
+            self._warn_of_norms()
+        return self
+
+    def _warn_of_norms(self) -> None:
+        names = unfed_norms(self)
+        if names:
+            self._has_warned_of_norms = True
+            logger.warning(
+                "%d batch norms of %s have seen no batch since their statistics were reset, for their branches were "
+                "dropped, first %s: call recalibrate_bn(model, batches) before the evaluation",
+                len(names),
+                type(self).__name__,
+                names[0],
+            )
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Copy a state dict literally; log, once, where it comes without the evaluation scales that the model has."""
+        result = super().load_state_dict(state_dict, *args, **kwargs)
+        if not self._has_warned_of_scales and noted_scales(state_dict) is None:
+            gates = [gate for gate in self.modules() if isinstance(gate, StochasticResidual)]
+            if any(gate.eval_scale != 1.0 for gate in gates):
+                self._has_warned_of_scales = True
+                logger.warning(
+                    "the state dict holds no evaluation scales, and %s multiplies its branches by their survival "
+                    "probabilities in evaluation: for weights of constant depth use weights=, load_pretrained or "
+                    "mult_flag=False",
+                    type(self).__name__,
+                )
+        return result
 
 
 def describe(model: Recorded) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from .checkpoint import Checkpoint
 from .config import Recorded
 from .errors import CheckpointError
 from .guess import guess_builder
-from .names import CLASSIFIER, OPTIONAL, canonical_names
+from .names import CLASSIFIER, OPTIONAL, canonical_names, with_notes
 from .scales import fold_into
 from .sources import Source, read_checkpoint, resolve_source
 
@@ -107,7 +107,8 @@ def load_checkpoint(model: nn.Module, checkpoint: Checkpoint, strict: bool = Tru
         logger.warning("%s: all but the classifier is loaded, %s", checkpoint.name, why)
     elif isinstance(bare, Recorded):
         bare.categories = checkpoint.categories
-    model.load_state_dict(state, strict=False)
+    scales = [gate.eval_scale for _, _, gate in gated_blocks(model)]
+    model.load_state_dict(with_notes(state, scales), strict=False)  # the scales of the model are in the weights now
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:

@@ -166,3 +166,25 @@ def test_every_enum_with_a_member_has_a_default(depth):
     enum = getattr(sdm, f"CifarResNet{depth}_Weights")
     is_pretrained = [member.meta["pretrained"] for member in enum]
     assert enum.DEFAULT.meta["pretrained"] == any(is_pretrained)
+
+
+@pytest.mark.parametrize(
+    ("options", "keeps_scales", "warns"),
+    [
+        ({}, False, True),
+        ({}, True, False),
+        ({"mult_flag": False}, False, False),
+        ({"prob_0_L": (1.0, 1.0)}, False, False),
+    ],
+)
+def test_a_literal_load_says_once_that_scales_are_not_known(options, keeps_scales, warns, caplog):
+    model = sdm.cifar_resnet20_stodepth_lineardecay(**options)
+    state = model.state_dict()
+    if not keeps_scales:
+        state = dict(state)
+    with caplog.at_level("WARNING", logger="stodepth_models"):
+        for _ in range(2):
+            model.load_state_dict(state)
+        sdm.load_pretrained(sdm.cifar_resnet20_stodepth_lineardecay(), "CIFAR10_JPEG_V1")
+    is_named = ["load_pretrained or mult_flag=False" in message for message in caplog.messages]
+    assert is_named == [True] * warns
