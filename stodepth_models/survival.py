@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from .checks import check_choice, check_probability, check_whole
-from .layers.residual import StochasticGate
+from .layers.residual import ScheduledProb, StochasticGate
 
 DEPTH_RULES = ("inclusive", "paper")
 
@@ -109,8 +109,9 @@ class _Schedule:
     """What the schedules share: a model with stochastic blocks, and the probabilities that they set on it."""
 
     def __init__(self, model: nn.Module) -> None:
-        _stochastic_gates(model)
         self.model = model
+        for gate in _stochastic_gates(model):
+            gate.scheduled = ScheduledProb(gate.survival_prob)
 
     def _say_what_moves(self) -> None:
         """Log that the schedule changes the function in evaluation, where the evaluation scale follows p."""
@@ -128,6 +129,9 @@ class _Schedule:
 
     def _set(self, probs: list[float]) -> None:
         set_survival_probs(self.model, probs)
+        for gate, prob in zip(_gates(self.model), probs, strict=True):
+            if gate.scheduled is not None:  # None: surgery has replaced the gate since
+                gate.scheduled.value = prob
         self._last = probs
 
 

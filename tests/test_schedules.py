@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from stodepth_models import (
     StochasticDepthBlock,
@@ -16,6 +17,7 @@ from stodepth_models import (
     cifar_resnet20_stodepth_lineardecay,
     cifar_resnet110_stodepth_lineardecay,
     linear_decay,
+    load_pretrained,
     survival_probs,
 )
 
@@ -170,6 +172,28 @@ def test_a_schedule_that_moves_the_evaluation_scale_says_so_once(rescale, end, w
     caplog.clear()
     StochasticDepthProbabilitySchedulerLinear(1.0, end, max_epochs=2, model=model).step()
     assert len(caplog.messages) == warns
+
+
+@pytest.mark.parametrize("moment", ["before", "at start", "on the way"])
+@pytest.mark.parametrize("rescale", ["eval", "train"])
+def test_the_average_of_a_scheduled_model_loads_to_the_function_that_was_trained(moment, rescale, tmp_path):
+    torch.manual_seed(0)
+    model, x = cifar_resnet20_stodepth_lineardecay(rescale=rescale), torch.randn(4, 3, 16, 16)
+    average = AveragedModel(model) if moment == "before" else None
+    schedule = SurvivalSchedule(model, 4)
+    for step in range(4):
+        if average is None and moment == ("at start", "", "on the way", "")[step]:
+            average = AveragedModel(model)
+        model.train()(x)
+        schedule.step()
+    average.update_parameters(model)
+    average.module.load_state_dict({**average.module.state_dict(), **dict(model.named_buffers())})
+    torch.save(average.state_dict(), tmp_path / "average.pth")
+    for source in (average.state_dict(), tmp_path / "average.pth"):
+        other = cifar_resnet20_stodepth_lineardecay(prob_0_L=(0.9, 0.8))
+        load_pretrained(other, source)
+        with torch.no_grad():
+            torch.testing.assert_close(other.eval()(x), model.eval()(x), rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("value", [True, torch.tensor(True), "0.5", None, 1j])

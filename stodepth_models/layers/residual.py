@@ -18,8 +18,26 @@ from .rows import add_residual, add_rows, save_input_instead_of_rows, select_row
 from .tracing import is_exported, is_proxy, is_transformed, trace_as_leaf
 
 EVAL_SCALE = "eval_scale"  # entry of a gate in the metadata of a state dict
+SCHEDULED_SCALE = "scheduled_scale"  # and what the schedule of the model, or of the one it was copied from, set last
 
 ALL_ROWS: Rows = (slice(0, None),)  # the gate of a batch that survives whole
+
+
+class ScheduledProb:
+    """The survival probability that a schedule set last on a gate. Copies of the gate share it.
+
+    The average of a model's weights is made of a copy, whose own probability stays that of the moment of the copy. The
+    weights are trained with the scheduled one.
+
+    Args:
+        value: survival probability in ``[0, 1]``.
+    """
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def __deepcopy__(self, memo: Any) -> "ScheduledProb":
+        return self
 
 
 class StochasticGate(nn.Module):
@@ -39,6 +57,8 @@ class StochasticGate(nn.Module):
         TypeError: ``survival_prob`` is no number, or ``sync_gates`` no bool.
         ValueError: ``survival_prob`` outside ``[0, 1]`` or nan.
     """
+
+    scheduled: ScheduledProb | None = None
 
     def __init__(self, survival_prob: float = 1.0, sync_gates: bool = False) -> None:
         super().__init__()
@@ -155,6 +175,8 @@ class StochasticResidual(StochasticGate):
         super()._save_to_state_dict(destination, prefix, keep_vars)
         if hasattr(destination, "_metadata"):
             destination._metadata[prefix[:-1]][EVAL_SCALE] = self.eval_scale
+            if self.scheduled is not None and self.rescale == "eval":
+                destination._metadata[prefix[:-1]][SCHEDULED_SCALE] = self.scheduled.value
 
     def forward(self, branch: Branch, x: Tensor, identity: Tensor, *args: Tensor) -> Tensor:
         """Return ``identity`` plus the gated branch.

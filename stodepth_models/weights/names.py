@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..layers.residual import EVAL_SCALE
+from ..layers.residual import EVAL_SCALE, SCHEDULED_SCALE
 from .errors import CheckpointError
 
 __all__ = [
@@ -80,7 +80,13 @@ def noted_scales(state: Mapping[str, Any]) -> dict[str, float] | list[float] | N
     listed = notes.get("", {}).get(EVAL_SCALES)
     if isinstance(listed, list):
         return listed if all(map(_is_scale, listed)) else None
-    named = {name: note[EVAL_SCALE] for name, note in notes.items() if EVAL_SCALE in note}
+    # An average is a copy with the scales of the moment it was made; its weights were trained with the scheduled ones.
+    is_average = any(str(key).endswith("n_averaged") for key in state)
+    named = {}
+    for name, note in notes.items():
+        if EVAL_SCALE in note:
+            own = note[EVAL_SCALE]
+            named[name] = note.get(SCHEDULED_SCALE, own) if is_average else own
     return named if all(map(_is_scale, named.values())) else None
 
 
