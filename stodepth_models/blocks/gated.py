@@ -56,32 +56,54 @@ class Residual:
         activation: what follows the sum, also in place: a function of the block and the sum, or the name of a
             submodule; None: nothing.
         mask: name of a submodule that masks the branch at random, whose place the gate takes.
+        returns_more: the branch returns a tuple: what is added, and what ``BlockSpec.output`` gets beside it.
         inplace: the block adds into its branch's output and keeps its dtype, as ``out += identity`` does.
         scalable_weights: from the block, the weights that scale the branch. A ValueError says what it ends in instead.
     """
 
-    branch: Callable[..., Tensor]
+    branch: Callable[..., Any]
     identity: Callable[[Any, Tensor], Tensor] | None = None
     activation: Callable[[Any, Tensor], Tensor] | str | None = None
     mask: str | None = None
     inplace: bool = False
     scalable_weights: Callable[[Any], ScalableWeights] = _not_scalable
+    returns_more: bool = False
 
     def __post_init__(self) -> None:
         kinds = [parameter.kind for parameter in signature(self.branch).parameters.values()]
         takes_arguments = len(kinds) > 2 or Parameter.VAR_KEYWORD in kinds
         object.__setattr__(self, "_takes_arguments", takes_arguments)
 
-    def add(self, block: Any, gate: StochasticResidual, x: Tensor, arguments: Mapping[str, Any], draws: bool) -> Tensor:
-        """Return the connection's output for ``x``, ``(N, ...)``; ``draws``: whether gates are drawn in this pass."""
+    def add(
+        self,
+        block: Any,
+        gate: StochasticResidual,
+        x: Tensor,
+        arguments: Mapping[str, Any],
+        draws: bool,
+        more: list[Any],
+    ) -> Tensor:
+        """Return the connection's output.
+
+        Args:
+            block: the block.
+            gate: the gate of this connection.
+            x: input of the connection, ``(N, ...)``.
+            arguments: arguments of the block beside ``x``.
+            draws: whether gates are drawn in this pass.
+            more: gets what the branch returns beside what is added; nothing where the branch is dropped.
+        """
         identity = x if self.identity is None else self.identity(block, x)
         if self._takes_arguments:  # type: ignore[attr-defined]
             spec: BlockSpec = block.stodepth_spec
             per_sample, shared = spec.split(block, x, arguments, by_row=draws and gate.mode != "batch")
             branch = partial(_call_with, self.branch, block, shared, tuple(per_sample))
-            out = gate(branch, x, identity, *per_sample.values())
         else:
-            out = gate(partial(self.branch, block), x, identity)
+            per_sample = {}
+            branch = partial(self.branch, block)
+        if self.returns_more:
+            branch = partial(_call_for_first, branch, more)
+        out = gate(branch, x, identity, *per_sample.values())
         is_dropped = out is identity or (draws and gate.last_share == 0.0)
         return self._activate(block, out, is_dropped)
 
@@ -109,6 +131,12 @@ def _call_with(
     return branch(block, x, **shared, **dict(zip(names, rows, strict=True)))
 
 
+def _call_for_first(branch: Callable[..., Any], more: list[Any], *inputs: Tensor) -> Tensor:
+    out, *others = branch(*inputs)
+    more += others
+    return out
+
+
 def _apply(activation: Callable[[Tensor], Tensor], block: Any, out: Tensor) -> Tensor:
     return activation(out)
 
@@ -127,7 +155,9 @@ class BlockSpec:
         per_sample: arguments of ``forward`` beside ``x`` that hold a row for each sample, where they have more than
             one: gates of rows cut them to the surviving rows.
         shared: arguments that all samples share, whatever their first dimension.
-        output: from the block and the last connection's output, what ``forward`` returns; None: that output.
+        input: from the block and ``x``, the input of the first connection, which keeps ``N``; None: ``x``.
+        output: what ``forward`` returns, from the block, the last connection's output, the list of what branches with
+            ``returns_more`` returned beside, for the surviving rows, and the arguments beside ``x``; None: that output.
         gated: class to swap in; None: one is made.
     """
 
@@ -135,7 +165,8 @@ class BlockSpec:
     is_residual: Callable[[Any], bool] = _always
     per_sample: tuple[str, ...] = ()
     shared: tuple[str, ...] = ()
-    output: Callable[[Any, Tensor], Any] | None = None
+    input: Callable[[Any, Tensor], Tensor] | None = None
+    output: Callable[[Any, Tensor, list[Any], Mapping[str, Any]], Any] | None = None
     gated: type[nn.Module] | None = None
 
     def mask_names(self) -> list[str]:
@@ -217,9 +248,12 @@ class GatedBlock(nn.Module):
     def _stodepth_forward(self, draws: bool, *args: Any, **kwargs: Any) -> Any:
         x, arguments = self._stodepth_bind(*args, **kwargs)
         spec = self.stodepth_spec
+        if spec.input is not None:
+            x = spec.input(self, x)
+        more: list[Any] = []
         for residual, gate in zip(spec.residuals, self.stodepth_gates, strict=True):
-            x = residual.add(self, gate, x, arguments, draws)
-        return x if spec.output is None else spec.output(self, x)
+            x = residual.add(self, gate, x, arguments, draws, more)
+        return x if spec.output is None else spec.output(self, x, more, arguments)
 
     def _stodepth_bind(self, *args: Any, **kwargs: Any) -> tuple[Tensor, dict[str, Any]]:
         """Return ``x`` and the arguments beside it by their names in the original's ``forward``."""

@@ -1,4 +1,4 @@
-"""The registry of blocks that surgery knows: those of torchvision and timm, and the ones that users register."""
+"""The registry of blocks that surgery knows: those of torchvision, timm, transformers, and those that users add."""
 
 import types
 from collections.abc import Callable, Iterable
@@ -9,8 +9,12 @@ from torch import Tensor, nn
 
 from .gated import BlockSpec, GatedBlock, Residual, scalable_weights
 from .torchvision import TORCHVISION_BLOCKS
+from .transformers import TRANSFORMERS_BLOCKS
 
 TIMM_MODULE = "timm.models.resnet"
+
+# Blocks of optional dependencies, by the full names of their classes: entered when a model holds them.
+NAMED_BLOCKS: dict[str, BlockSpec] = {**TRANSFORMERS_BLOCKS}
 
 _specs: dict[type[nn.Module], BlockSpec] = {}
 
@@ -28,7 +32,8 @@ def register_block(
     """Teach :func:`apply_stochastic_depth` a block that computes ``activation(identity(x) + branch(x))``.
 
     Register next to the class: a pickled model needs it again where it is loaded. Subclasses are blocks of their own.
-    A class that is registered anew changes for the models that are stochastic already, too.
+    A class that is registered anew changes for the models that are stochastic already, too. What is said of a class of
+    transformers goes before what this package knows of it.
 
     Args:
         cls: class whose ``forward`` takes a tensor, and perhaps further arguments.
@@ -72,7 +77,13 @@ def find_spec(cls: type[nn.Module]) -> BlockSpec | None:
         for block, spec in TIMM_BLOCKS.items():
             if block not in _specs:
                 _enter(block, spec)
+    if cls not in _specs and _full_name(cls) in NAMED_BLOCKS:
+        _enter(cls, NAMED_BLOCKS[_full_name(cls)])
     return _specs.get(cls)
+
+
+def _full_name(cls: type[nn.Module]) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
 
 
 def known_names() -> list[str]:

@@ -1,0 +1,116 @@
+"""transformers' Swin Transformer blocks: attention within windows, into which they cut the map of tokens."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .gated import BlockSpec, Residual, scalable_weights
+
+Size = tuple[int, int]
+
+
+def _attend_in_windows(block: Any, x: Tensor, size: Size, attend: Callable[..., Any]) -> tuple[Tensor, Any]:
+    """Return the attention of the tokens ``x``, ``(N, H * W, C)``, within windows, and the attention weights."""
+    height, width = size
+    batch, _, channels = x.shape
+    grid, padding = block.maybe_pad(x.view(batch, height, width, channels), height, width)
+    _, padded_height, padded_width, _ = grid.shape
+    if block.shift_size > 0:
+        grid = torch.roll(grid, (-block.shift_size, -block.shift_size), (1, 2))
+    windows = _cut(grid, block.window_size)
+    mask = block.get_attn_mask(padded_height, padded_width, dtype=grid.dtype, device=grid.device)
+    out, weights = attend(windows, mask)
+    grid = _join(out, block.window_size, padded_height, padded_width)
+    if block.shift_size > 0:
+        grid = torch.roll(grid, (block.shift_size, block.shift_size), (1, 2))
+    if padding[3] > 0 or padding[5] > 0:
+        grid = grid[:, :height, :width].contiguous()
+    return grid.view(batch, height * width, channels), weights
+
+
+def _cut(grid: Tensor, size: int) -> Tensor:
+    """Return the windows of ``grid``, ``(N, H, W, C)``, as ``(N * windows, size * size, C)``."""
+    batch, height, width, channels = grid.shape
+    grid = grid.view(batch, height // size, size, width // size, size, channels)
+    return grid.transpose(2, 3).contiguous().view(-1, size * size, channels)
+
+
+def _join(windows: Tensor, size: int, height: int, width: int) -> Tensor:
+    """Return the map that :func:`_cut` has cut into windows."""
+    channels = windows.shape[-1]
+    windows = windows.view(-1, height // size, width // size, size, size, channels)
+    return windows.transpose(2, 3).contiguous().view(-1, height, width, channels)
+
+
+def _attention(
+    block: Any, x: Tensor, input_dimensions: Size, always_partition: bool = False, **arguments: Any
+) -> tuple[Tensor, Any]:
+    if not always_partition:
+        block.set_shift_and_window_size(input_dimensions)
+
+    def attend(windows: Tensor, mask: Tensor | None) -> tuple[Tensor, Any]:
+        out, weights = block.attention(windows, mask, **arguments)
+        return block.dropout(out), weights
+
+    return _attend_in_windows(block, block.layernorm_before(x), input_dimensions, attend)
+
+
+def _attention_v2(
+    block: Any, x: Tensor, input_dimensions: Size, output_attentions: bool | None = False
+) -> tuple[Tensor, Any]:
+    def attend(windows: Tensor, mask: Tensor | None) -> tuple[Tensor, Any]:
+        out, *weights = block.attention(windows, mask, output_attentions=output_attentions)
+        return out, weights[0] if weights else None
+
+    out, weights = _attend_in_windows(block, x, input_dimensions, attend)
+    return block.layernorm_before(out), weights
+
+
+def _weights_of(more: list[Any]) -> Any:
+    return more[0] if more else None  # a dropped branch has none
+
+
+def _output(block: Any, x: Tensor, more: list[Any], arguments: Mapping[str, Any]) -> tuple[Any, ...]:
+    return x, _weights_of(more)
+
+
+def _output_v2(block: Any, x: Tensor, more: list[Any], arguments: Mapping[str, Any]) -> tuple[Any, ...]:
+    if arguments.get("output_attentions"):
+        return x, _weights_of(more)
+    return (x,)
+
+
+SWIN = BlockSpec(
+    (
+        Residual(
+            _attention,
+            mask="drop_path",
+            returns_more=True,
+            scalable_weights=lambda block: scalable_weights(block.attention.o_proj),
+        ),
+        # transformers masks the attention alone.
+        Residual(
+            lambda block, x: block.dropout(block.mlp(block.layernorm_after(x))),
+            scalable_weights=lambda block: scalable_weights(block.mlp.fc2),
+        ),
+    ),
+    output=_output,
+)
+SWIN_V2 = BlockSpec(
+    (
+        Residual(
+            _attention_v2,
+            mask="drop_path",
+            returns_more=True,
+            scalable_weights=lambda block: scalable_weights(block.layernorm_before),
+        ),
+        Residual(
+            lambda block, x: block.layernorm_after(block.output(block.intermediate(x))),
+            mask="drop_path",
+            scalable_weights=lambda block: scalable_weights(block.layernorm_after),
+        ),
+    ),
+    output=_output_v2,
+)
