@@ -196,6 +196,26 @@ def test_predict_leaves_out_what_a_mac_puts_beside_images(predict, photos):
     assert "._1" not in out
 
 
+def test_predict_finds_the_images_that_training_finds(predict, photos):
+    inside = photos / "photos"
+    image = Image.open(photos / "grey.jpg")
+    for name in ("@eaDir/1.png", ".thumbnails/1.png", "Thumbs.db", "notes.txt"):
+        (inside / name).parent.mkdir(exist_ok=True)
+        (inside / name).write_bytes(b"no picture")
+    image.save(inside / "new.JFIF", "jpeg")
+    image.save(inside / "without suffix", "png")
+    (photos / "elsewhere").mkdir()
+    image.save(photos / "elsewhere" / "linked.png")
+    (inside / "link").symlink_to(photos / "elsewhere")
+    (inside / "up").symlink_to(photos)
+    before = {path.relative_to(inside).as_posix() for path in inside.rglob("*") if path.suffix in (".png", ".jpg")}
+    expected = {name for name in before if "@" not in name and ".thumbnails" not in name}
+    status, out, _ = predict(inside, "--json")
+    assert status == 0
+    found = [Path(json.loads(line)["image"]).relative_to(inside).as_posix() for line in out.splitlines()]
+    assert sorted(found) == sorted(expected | {"new.JFIF", "without suffix", "link/linked.png"})
+
+
 def test_predict_prepares_images_as_the_training_run_did(call, photos):
     config = {**describe(tiny()), "training": {"image_size": 24, "mean": [0.1, 0.2, 0.3], "std": [0.5, 0.6, 0.7]}}
     write_file(photos / "best.safetensors", tiny().state_dict(), config)
