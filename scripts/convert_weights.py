@@ -18,7 +18,7 @@ from torchvision.models import get_model
 
 import stodepth_models as sdm
 from stodepth_models.weights.checkpoint import Checkpoint, write_file
-from stodepth_models.weights.config import Recorded, describe
+from stodepth_models.weights.config import Configured, config_of
 from stodepth_models.weights.guess import guess_builder
 from stodepth_models.weights.hub import CONFIG, WEIGHTS, rebuild
 from stodepth_models.weights.load import load_checkpoint
@@ -36,7 +36,7 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def build(checkpoint: Checkpoint, builder: str | None) -> Recorded:
+def build(checkpoint: Checkpoint, builder: str | None) -> Configured:
     """Build the network that the weights belong to: the one they were saved from, or one of constant depth."""
     if checkpoint.config is not None and builder in (None, checkpoint.config["builder"]):
         model = rebuild(checkpoint.config, {})
@@ -50,7 +50,7 @@ def build(checkpoint: Checkpoint, builder: str | None) -> Recorded:
     return model.eval()
 
 
-def write(model: Recorded, training: dict[str, Any], target: Path) -> None:
+def write(model: Configured, training: dict[str, Any], target: Path) -> None:
     """Write the model, and in its configuration what a training run noted beside the weights."""
     if target.suffix in PLAIN:
         plain = model if isinstance(model, sdm.CifarResNet) else sdm.to_torchvision(model)
@@ -66,7 +66,7 @@ def write(model: Recorded, training: dict[str, Any], target: Path) -> None:
     else:
         model.save_pretrained(target)
         weights, configuration = target / WEIGHTS, target / CONFIG
-    config = {**describe(model), **training}
+    config = {**config_of(model), **training}
     write_file(weights, model.state_dict(), config)
     configuration.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
@@ -83,7 +83,7 @@ def main() -> int:
     except (OSError, ValueError, TypeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(f"{arguments.source} -> {arguments.target}: {describe(model)['builder']}")
+    print(f"{arguments.source} -> {arguments.target}: {config_of(model)['builder']}")
     return 0
 
 

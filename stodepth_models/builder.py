@@ -14,13 +14,13 @@ from .checks import check_choice, check_flag, check_probability
 from .layers.draw import MODES, RESCALES
 from .layers.residual import StochasticGate, StochasticResidual
 from .survival import DEPTH_RULES, linear_decay, set_survival_probs
-from .weights.config import Recipe, Recorded
+from .weights.config import BuiltWith, Configured
 from .weights.load import builder_source, load_checkpoint
 from .weights.names import CLASSIFIER
 from .weights.sources import read_checkpoint
 from .zoo import register_builder
 
-Model = TypeVar("Model", bound=Recorded)
+Model = TypeVar("Model", bound=Configured)
 Builder = TypeVar("Builder", bound=Callable[..., nn.Module])
 
 # What `weights` takes beside the builder's enum; real types, for torchvision's registry reads the annotation.
@@ -173,7 +173,7 @@ def build(
         if classes != len(model.state_dict()[f"{CLASSIFIER}weight"]):
             model = architecture(**options)
     depth.apply_to(model)
-    model.recipe = Recipe(name, options)
+    model.recipe = BuiltWith(name, options)
     if checkpoint is not None:
         load_checkpoint(model, checkpoint)
     return model

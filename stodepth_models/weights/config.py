@@ -13,13 +13,13 @@ from ..recalibration import unfed_norms
 from .errors import CheckpointError
 from .names import noted_scales
 
-Model = TypeVar("Model", bound="Recorded")
+Model = TypeVar("Model", bound="Configured")
 
 logger = logging.getLogger("stodepth_models")
 
 
 @dataclass(frozen=True)
-class Recipe:
+class BuiltWith:
     """A builder and the options that shape its network.
 
     Attributes:
@@ -36,7 +36,10 @@ class Recipe:
         return {key: value for key, value in self.options.items() if callable(value)}
 
 
-class Recorded(nn.Module):
+Recipe = BuiltWith  # the name in pickles of version 0.1.0
+
+
+class Configured(nn.Module):
     """Base of the models that builders make.
 
     Attributes:
@@ -44,7 +47,7 @@ class Recorded(nn.Module):
         categories: names of the classes, where known.
     """
 
-    recipe: Recipe | None = None
+    recipe: BuiltWith | None = None
     categories: Sequence[str] | None = None
     _has_warned_of_norms = False
     _has_warned_of_scales = False
@@ -85,7 +88,7 @@ class Recorded(nn.Module):
         return result
 
 
-def describe(model: Recorded) -> dict[str, Any]:
+def config_of(model: Configured) -> dict[str, Any]:
     """Return a model's configuration as plain data: what ``config.json`` holds.
 
     Raises:
@@ -119,7 +122,7 @@ def describe(model: Recorded) -> dict[str, Any]:
     }
 
 
-def _categories(model: Recorded) -> list[str] | None:
+def _categories(model: Configured) -> list[str] | None:
     """Names of the classes, unless the classifier has been replaced by one for other classes."""
     names = model.categories
     return None if names is None or len(names) != model.fc.out_features else list(names)  # type: ignore[union-attr]
@@ -129,7 +132,7 @@ def check_config(config: Mapping[str, Any], name: str) -> None:
     """Check the types of what a configuration holds.
 
     Args:
-        config: what :func:`describe` returned, as JSON gave it back.
+        config: what :func:`config_of` returned, as JSON gave it back.
         name: what messages call it.
 
     Raises:

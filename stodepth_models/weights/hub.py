@@ -17,7 +17,7 @@ from ..layers.residual import StochasticGate
 from ..survival import set_survival_probs
 from ..zoo import builder_names
 from .checkpoint import Checkpoint, parse_config, read_file, write_file
-from .config import Recorded, describe
+from .config import Configured, config_of
 from .download import is_file, whole_file
 from .errors import CheckpointError, DownloadError
 from .load import load_checkpoint
@@ -38,7 +38,7 @@ Model = TypeVar("Model", bound="HubModel")
 
 
 class HubModel(
-    Recorded,
+    Configured,
     ModelHubMixin,
     library_name="stodepth_models",
     pipeline_tag=TASK,
@@ -74,7 +74,7 @@ class HubModel(
         return super().push_to_hub(repo_id, **options)
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        config = describe(self)
+        config = config_of(self)
         _check_rebuilds(self, config, {} if self.recipe is None else self.recipe.callables)
         # Each tensor on its own: safetensors refuses those that share memory, such as tied weights.
         state = {name: tensor.detach().clone() for name, tensor in self.state_dict().items()}
@@ -132,7 +132,7 @@ class HubModel(
         Raises:
             ValueError: ``metrics`` without ``dataset``.
         """
-        config = describe(self)
+        config = config_of(self)
         results = []
         for name, value in (metrics or {}).items():
             if dataset is None:
@@ -262,7 +262,7 @@ def rebuild(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> Any:
     """Build the model that a configuration describes, without its weights.
 
     Args:
-        config: what :func:`describe` returned.
+        config: what :func:`config_of` returned.
         overrides: keyword arguments of the builder that take the place of the configuration's.
 
     Raises:

@@ -11,7 +11,7 @@ from torchvision.models import WeightsEnum, get_model_weights
 
 from ..blocks.fold import gated_blocks
 from .checkpoint import Checkpoint
-from .config import Recorded
+from .config import Configured
 from .errors import CheckpointError
 from .guess import guess_builder
 from .names import CLASSIFIER, OPTIONAL, canonical_names, with_notes
@@ -76,7 +76,7 @@ def load_pretrained(
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     bare = _unwrapped(model)
-    recipe = bare.recipe if isinstance(bare, Recorded) else None
+    recipe = bare.recipe if isinstance(bare, Configured) else None
     enum = None if recipe is None else get_model_weights(recipe.builder)
     owner = type(bare).__name__ if recipe is None else recipe.builder
     found = resolve_source(source, enum, owner)
@@ -105,7 +105,7 @@ def load_checkpoint(model: nn.Module, checkpoint: Checkpoint, strict: bool = Tru
     if classifier:
         why = "the number of classes differs" if classifier[0] in target else "the model has none of its own"
         logger.warning("%s: all but the classifier is loaded, %s", checkpoint.name, why)
-    elif isinstance(bare, Recorded):
+    elif isinstance(bare, Configured):
         bare.categories = checkpoint.categories
     scales = [gate.eval_scale for _, _, gate in gated_blocks(model)]
     model.load_state_dict(with_notes(state, scales), strict=False)  # the scales of the model are in the weights now
@@ -114,7 +114,7 @@ def load_checkpoint(model: nn.Module, checkpoint: Checkpoint, strict: bool = Tru
 def _unwrapped(model: nn.Module) -> nn.Module:
     """The model within ``torch.compile``, data parallelism and averages."""
     inner = getattr(model, "_orig_mod", getattr(model, "module", None))
-    return model if isinstance(model, Recorded) or not isinstance(inner, nn.Module) else _unwrapped(inner)
+    return model if isinstance(model, Configured) or not isinstance(inner, nn.Module) else _unwrapped(inner)
 
 
 def _other_classifier(names: Mapping[str, str], target: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:

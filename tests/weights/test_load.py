@@ -19,7 +19,7 @@ from torchvision.models import WeightsEnum, get_model
 import stodepth_models as sdm
 from stodepth_models.weights import download as fetch
 from stodepth_models.weights.checkpoint import write_file
-from stodepth_models.weights.config import describe
+from stodepth_models.weights.config import config_of
 
 PUBLISHED = {20: ("resnet20-12fca82f.th", 81.03), 32: ("resnet32-d509ac18.th", 82.56)}
 MEMBER = sdm.CifarResNet20_Weights.CIFAR10_IDELBAYEV
@@ -476,7 +476,7 @@ def test_a_header_whose_length_begins_like_a_web_page_is_one(tmp_path):
     model = cifar20()
     path, note = tmp_path / "page.safetensors", ""
     for _ in range(2):
-        write_file(path, model.state_dict(), {**describe(model), "note": note})
+        write_file(path, model.state_dict(), {**config_of(model), "note": note})
         length = int.from_bytes(path.read_bytes()[:8], "little")
         note = note or "x" * (15392 - length)
     assert path.read_bytes()[:2] == b" <"
@@ -500,7 +500,7 @@ def test_a_header_whose_length_begins_like_a_zip_file_is_read(tmp_path):
     path, source = tmp_path / "model.safetensors", cifar20(prob_0_L=(0.3, 0.3))
 
     def write(padding):
-        write_file(path, source.state_dict(), {**describe(source), "note": "x" * padding})
+        write_file(path, source.state_dict(), {**config_of(source), "note": "x" * padding})
         return int.from_bytes(path.read_bytes()[:8], "little")
 
     target = int.from_bytes(b"PK", "little")

@@ -17,7 +17,7 @@ from torchvision.transforms._presets import ImageClassification
 import stodepth_models as sdm
 from stodepth_models.training.data.images import open_rgb
 from stodepth_models.weights.checkpoint import write_file
-from stodepth_models.weights.config import describe
+from stodepth_models.weights.config import config_of
 from stodepth_models.weights.sources import resolve_source, saved_preprocessing
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
@@ -56,7 +56,7 @@ def test_convert_a_published_layout_into_a_folder(call, tmp_path):
 @pytest.mark.parametrize("out", ["folder.d", "one.safetensors"])
 def test_convert_keeps_how_images_were_prepared(call, tmp_path, out):
     training = {"image_size": 24, "mean": [0.1, 0.2, 0.3], "std": [0.5, 0.6, 0.7]}
-    write_file(tmp_path / "best.safetensors", tiny().state_dict(), {**describe(tiny()), "training": training})
+    write_file(tmp_path / "best.safetensors", tiny().state_dict(), {**config_of(tiny()), "training": training})
     (tmp_path / "folder.d").mkdir()
     assert call("convert_weights.py", tmp_path / "best.safetensors", tmp_path / out)[0] == 0
     saved = saved_preprocessing(resolve_source(tmp_path / out, None, "the test"))
@@ -167,7 +167,7 @@ def test_predict_as_json_agrees_with_the_model(predict, photos):
 def test_predict_builds_what_the_file_was_saved_from(call, photos):
     model = tiny(shortcut="B", num_classes=3)
     model.categories = ["cat", "dog", "eel"]
-    write_file(photos / "best.safetensors", model.state_dict(), describe(model))
+    write_file(photos / "best.safetensors", model.state_dict(), config_of(model))
     arguments = ("--model", "cifar_resnet20", "--weights", photos / "best.safetensors", "--json")
     status, out, _ = call("predict.py", *arguments, photos / "grey.jpg")
     assert status == 0
@@ -180,7 +180,7 @@ def test_predict_builds_what_the_file_was_saved_from(call, photos):
 
 def test_predict_takes_files_of_any_dtype_and_norm(call, photos):
     model = tiny(norm_layer=FrozenBatchNorm2d).bfloat16()
-    write_file(photos / "best.safetensors", model.state_dict(), describe(model))
+    write_file(photos / "best.safetensors", model.state_dict(), config_of(model))
     status, out, _ = call(
         "predict.py", "--model", "cifar_resnet20", "--weights", photos / "best.safetensors", photos / "grey.jpg"
     )
@@ -217,7 +217,7 @@ def test_predict_finds_the_images_that_training_finds(predict, photos):
 
 
 def test_predict_prepares_images_as_the_training_run_did(call, photos):
-    config = {**describe(tiny()), "training": {"image_size": 24, "mean": [0.1, 0.2, 0.3], "std": [0.5, 0.6, 0.7]}}
+    config = {**config_of(tiny()), "training": {"image_size": 24, "mean": [0.1, 0.2, 0.3], "std": [0.5, 0.6, 0.7]}}
     write_file(photos / "best.safetensors", tiny().state_dict(), config)
     arguments = ("--model", "cifar_resnet20_stodepth_lineardecay", "--weights", photos / "best.safetensors")
     image = Image.open(photos / "photos" / "more" / "1.png")
@@ -228,7 +228,7 @@ def test_predict_prepares_images_as_the_training_run_did(call, photos):
 
 
 def test_predict_cuts_large_images_and_scales_16_bits_as_evaluation_does(call, photos):
-    config = {**describe(tiny()), "training": {"image_size": 70, "mean": [0.1] * 3, "std": [0.5] * 3}}
+    config = {**config_of(tiny()), "training": {"image_size": 70, "mean": [0.1] * 3, "std": [0.5] * 3}}
     write_file(photos / "best.safetensors", tiny().state_dict(), config)
     ramp = np.arange(100 * 90).reshape(100, 90)
     Image.fromarray((ramp * 7).astype(np.uint16)).save(photos / "deep.png")

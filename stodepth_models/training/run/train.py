@@ -13,7 +13,7 @@ from accelerate.utils import broadcast
 
 from ...survival import set_survival_probs
 from ...weights.checkpoint import read_file, write_file
-from ...weights.config import describe
+from ...weights.config import config_of
 from ...weights.names import with_notes
 from ..config import TrainConfig
 from ..data.batches import EvaluationBatches
@@ -204,7 +204,7 @@ class Run:
         if not self.main:
             return
         model = self.trainer.bare
-        config = describe(model)  # type: ignore[arg-type]
+        config = config_of(model)  # type: ignore[arg-type]
         classes = list(self.data.classes)
         config["categories"] = classes if len(classes) == config["num_classes"] else None
         config["training"] = {"epoch": epoch, "mean": self.data.mean.tolist(), "std": self.data.std.tolist(),
