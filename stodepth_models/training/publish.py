@@ -21,7 +21,7 @@ from .run.folder import RunFolder
 
 @dataclass(frozen=True)
 class Origin:
-    """What a run's own records do not tell of it.
+    """What the records of a run do not hold.
 
     Attributes:
         recipe: its file of settings, in this repository.
@@ -122,7 +122,7 @@ def _check(name: str, settings: dict[str, Any], saved: Mapping[str, Any]) -> Non
     if not saved["categories"]:
         raise ValueError("the run has outputs beyond the classes of its images: they have no names")
     if settings["model"]["stoch_depth_probability"] is not None or settings["model"]["ramp_epochs"]:
-        raise ValueError("the run's survival probabilities moved, an entry tells of constant ones alone")
+        raise ValueError("the run's survival probabilities moved, and an entry has room for constant ones only")
 
 
 def _file(path: Path, builder: str, settings: dict[str, Any]) -> dict[str, Any]:
@@ -161,8 +161,12 @@ def _cycles(record: RunFolder) -> list[dict[str, Any]]:
     result = json.loads(record.result.read_text(encoding="utf-8"))
     cycle = {"epochs": settings["epochs"], "seconds": result["processor_seconds"], "share": flops_share(result)}
     start = settings["model"]["weights"]
-    before = RunFolder(Path(start).parent) if start else None
-    return [*(_cycles(before) if before is not None and before.result.exists() else []), cycle]
+    if not start:
+        return [cycle]
+    before = RunFolder(Path(start).parent)
+    if not before.result.exists():  # weights of another origin
+        return [cycle]
+    return [*_cycles(before), cycle]
 
 
 def _sum(epochs: Sequence[int]) -> str:
@@ -224,9 +228,8 @@ def _enter(folder: Path, entry: dict[str, Any], categories: Sequence[str]) -> No
 
 
 def _shipped(entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    return sorted(
-        (entry for entry in entries if entry["url"] is None), key=lambda e: (e["num_params"], not e["default"])
-    )
+    shipped = [entry for entry in entries if entry["url"] is None]
+    return sorted(shipped, key=lambda entry: (entry["num_params"], not entry["default"]))
 
 
 def _markdown(rows: Sequence[Sequence[str]]) -> str:

@@ -7,14 +7,11 @@ A server has 10 s for its next byte and 60 s for its answer. The content may tak
 """
 
 import hashlib
-import os
 import queue
 import re
 import threading
 import time
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from http.client import HTTPException
 from pathlib import Path
 from typing import IO, Any
@@ -28,6 +25,7 @@ from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalE
 from huggingface_hub.utils import tqdm
 
 from .errors import CheckpointError, DownloadError
+from .files import whole_file
 
 TIMEOUT = 10.0  # seconds without a byte
 PATIENCE = 60.0  # seconds until the answer of a server begins, and for the content of a slow one
@@ -168,18 +166,6 @@ def is_file(path: Path) -> bool:
         return path.is_file()
     except OSError:
         return False
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """Give a path to write to, and move what was written to ``path`` in one step, unless an error is raised."""
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
-    try:
-        yield partial
-        os.replace(partial, path)
-    finally:
-        with suppress(OSError):  # it would hide the error that ended the writing
-            partial.unlink(missing_ok=True)
 
 
 def _remove_leftovers(folder: Path) -> None:

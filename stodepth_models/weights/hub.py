@@ -18,8 +18,9 @@ from ..survival import set_survival_probs
 from ..zoo import builder_names
 from .checkpoint import Checkpoint, parse_config, read_file, write_file
 from .config import Configured, config_of
-from .download import is_file, whole_file
+from .download import is_file
 from .errors import CheckpointError, DownloadError
+from .files import write_atomically
 from .load import load_checkpoint
 from .names import CLASSIFIER
 from .sources import Source, read_checkpoint
@@ -79,8 +80,8 @@ class HubModel(
         # Each tensor on its own: safetensors refuses those that share memory, such as tied weights.
         state = {name: tensor.detach().clone() for name, tensor in self.state_dict().items()}
         write_file(save_directory / WEIGHTS, state, config)
-        with whole_file(save_directory / CONFIG) as partial:
-            partial.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        text = json.dumps(config, indent=2) + "\n"
+        write_atomically(save_directory / CONFIG, text.encode())
 
     @classmethod
     def from_pretrained(cls: type[Model], pretrained_model_name_or_path: str | Path, **options: Any) -> Model:

@@ -125,9 +125,10 @@ class RunFolder:
 
     def claim(self, config: TrainConfig, world: int, data: Data, run: str) -> None:
         """Write the settings and the name of the run, and remove what a killed process had begun to write."""
-        for path in [*self.path.glob(".*"), *self.path.glob("*.partial"), *self.checkpoints.glob(".*")]:
-            if _UNFINISHED.fullmatch(path.name):
-                path.unlink(missing_ok=True)
+        for folder in (self.path, self.checkpoints):
+            for path in [*folder.glob(".*"), *folder.glob("*.partial")]:
+                if _UNFINISHED.fullmatch(path.name):
+                    path.unlink(missing_ok=True)
         versions = {"stodepth_models": __version__, "torch": torch.__version__, "torchvision": torchvision.__version__}
         content = {"settings": dataclasses.asdict(config), "processes": world, "versions": versions}
         self._write_json(self.config, {**content, "data": _contents(data), "run": run})

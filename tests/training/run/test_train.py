@@ -402,9 +402,9 @@ def test_settings_that_cannot_be_read_are_named(tmp_path, content):
 
 def test_what_a_killed_process_had_begun_to_write_is_removed(tmp_path, monkeypatch):
     unique = uuid.uuid4().hex
-    begun = [f".{unique}", f".best.safetensors.{unique}.partial", f".metrics.jsonl.{unique}",
+    begun = [f".{unique}", f".metrics.jsonl.{unique}",
              f"best.safetensors.{unique}.partial",
-             f"checkpoints/.step_000000005.pt.{unique}"]  # fmt: skip
+             f"checkpoints/.step_000000005.pt.{unique}", f"checkpoints/step_000000005.pt.{unique}.partial"]  # fmt: skip
     kept = ["notes.txt", ".hidden", "checkpoints/step_000000001.pt", "checkpoints/.notes"]
     (tmp_path / "checkpoints").mkdir()
     torch.save({}, tmp_path / "checkpoints" / "step_000000001.pt")
@@ -588,3 +588,9 @@ def test_a_checkpoint_with_progress_of_another_type_is_passed_over(tmp_path, mon
     monkeypatch.setattr(engine, "StopRequest", lambda: Stop(0))
     train(settings(tmp_path, resume=True))
     assert f"checkpoint {newest} does not belong to this run" in capsys.readouterr().out
+
+
+def test_processes_that_read_different_checkpoints_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer, "gather_object", lambda steps: [*steps, 5])
+    with pytest.raises(SettingsError, match=r"checkpoints of different steps \(0, 5\): .* on a file system that all"):
+        train(settings(tmp_path, resume=True))
