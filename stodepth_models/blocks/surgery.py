@@ -31,7 +31,10 @@ SAVED_MASKS = "_stodepth_masks"  # attribute of a stochastic block: the masks wh
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 # What builders of this package write on the models they make.
-ATTRIBUTES_OF_BUILDERS = {"recipe", "built_with", "categories", "checkpoint_stages", "_hub_mixin_config"}
+ATTRIBUTES_OF_BUILDERS = {
+    *("recipe", "built_with", "categories", "checkpoint_stages", "_hub_mixin_config"),
+    *("_has_warned_of_norms", "_has_warned_of_scales"),
+}
 
 
 def apply_stochastic_depth(

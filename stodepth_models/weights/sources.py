@@ -75,7 +75,7 @@ def _named(source: str, enum: type[WeightsEnum] | None, owner: str) -> Source:
     parts = [f"no weights {source!r} for {owner}", "none are published yet"]
     if members:
         parts[1] = f"known: {', '.join(members)}"
-    hint = did_you_mean(source.upper().rpartition(".")[2], members)
+    hint = did_you_mean(repr(source.upper().rpartition(".")[2]), map(repr, members))
     if hint:
         parts.append(hint)
     parts.append(f"a file's name ends in {', '.join(SUFFIXES)}")
