@@ -7,10 +7,15 @@ from stodepth_models.layers import residual
 
 
 class Draws:
-    """Rows of a batch for one mask after another: all of them, none, and then some at random."""
+    """Rows of a batch for one mask after another: all of them, none, and then some at random.
 
-    def __init__(self, batch, seed=0):
+    ``never_none``: always one row at least. Optimizers with weight decay or momentum move a weight whose gradient is
+    zero, as masks leave it, and not one without a gradient, as a branch leaves it that is dropped for all rows.
+    """
+
+    def __init__(self, batch, seed=0, never_none=False):
         self.batch = batch
+        self.never_none = never_none
         self.count = 0
         self.generator = torch.Generator().manual_seed(seed)
 
@@ -18,9 +23,13 @@ class Draws:
         self.count += 1
         if self.count == 1:
             return torch.arange(self.batch)
-        if self.count == 2:
+        if self.count == 2 and not self.never_none:
             return torch.arange(0)
-        return (torch.rand(self.batch, generator=self.generator) < 0.5).nonzero().squeeze(1)
+        values = torch.rand(self.batch, generator=self.generator)
+        kept = values < 0.5
+        if self.never_none:
+            kept |= values == values.min()
+        return kept.nonzero().squeeze(1)
 
 
 class GivenMask(nn.Module):

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+import torch.distributed as distributed
 import transformers as hf
 from library_masks import Draws, freeze_norms, give_gates, give_masks, results
 from randomised import randomise_norms
@@ -257,3 +258,24 @@ def test_a_layer_of_swin_has_a_rate_for_what_transformers_masks_alone():
 def test_the_package_imports_no_transformers():
     code = "import sys, stodepth_models; print('transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("name", ["dinov2", "convnext", "swin", "segformer"])
+def test_among_ranks_dropped_branches_have_gradients_of_zeros(name, tmp_path):
+    model, x = build(name)
+    sdm.apply_stochastic_depth(model, stochastic_method="sample", drop_rate=1.0, drop_distribution="uniform")
+    # What the loss cannot reach without branches either, such as a mask token, is left out.
+    of_blocks = [m for m in model.modules() if hasattr(m, "stodepth_gates")]
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    for block in of_blocks:
+        block.requires_grad_(True)
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        parallel = nn.parallel.DistributedDataParallel(model.train())
+        for _ in range(2):
+            square_of(parallel(x.requires_grad_())).backward()
+    finally:
+        distributed.destroy_process_group()
+    for block in of_blocks:
+        assert all(p.grad is not None and not p.grad.any() for p in block.parameters())
