@@ -51,6 +51,8 @@ MODELS = {
     ),
     "convnextv2": (hf.ConvNextV2Model, hf.ConvNextV2Config(hidden_sizes=[8, 16], num_stages=2, **STAGES), 3),
     "swin": (hf.SwinModel, hf.SwinConfig(**WINDOWS), 3),
+    "swin_padded": (hf.SwinModel, hf.SwinConfig(**{**WINDOWS, "window_size": 3}), 3),
+    "swinv2_padded": (hf.Swinv2Model, hf.Swinv2Config(**{**WINDOWS, "window_size": 3}), 3),
     "swinv2": (hf.Swinv2Model, hf.Swinv2Config(**WINDOWS), 3),
     "beit": (hf.BeitModel, hf.BeitConfig(**DROPS, use_relative_position_bias=True, layer_scale_init_value=0.5), 3),
     "beit_shared": (
