@@ -5,7 +5,7 @@ import argparse
 from pathlib import Path
 
 from stodepth_models.training.cli import run_script
-from stodepth_models.training.report.records import collect
+from stodepth_models.training.report.results import collect
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from stodepth_models.training.cli import run_script
 from stodepth_models.training.publish import Origin, model_table, publish, training_table
-from stodepth_models.training.report.pages import fill_in
+from stodepth_models.training.report.tables import fill_in
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLES = {"models": model_table, "training": training_table}

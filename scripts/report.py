@@ -6,7 +6,7 @@ from pathlib import Path
 
 from stodepth_models.training.cli import run_script
 from stodepth_models.training.report.page import write_report
-from stodepth_models.training.report.pages import fill_in
+from stodepth_models.training.report.tables import fill_in
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from torchvision.models import Weights, WeightsEnum, get_model, get_model_weight
 
 import stodepth_models as sdm
 from stodepth_models.training.publish import model_table, training_table
-from stodepth_models.training.report.pages import fill_in
+from stodepth_models.training.report.tables import fill_in
 from stodepth_models.weights import published
 
 ROOT = Path(__file__).resolve().parents[2]

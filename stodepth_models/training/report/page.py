@@ -13,12 +13,14 @@ from .plots import plots
 from .results import read_runs
 from .tables import lines, to_csv, to_latex, to_markdown
 
-__all__ = ["Report", "write_report"]
-
 _NOTE = (
     "Mean ± standard deviation over seeds. The best epoch is that of the best validation accuracy. The difference is "
     "that to the run of constant depth with the same seed and settings. Executed FLOPs are those of the forward "
     "passes, counted from the gates drawn, or expected over them in runs that did not count."
+)
+_TIMES = (
+    "Times are those of an epoch, and they are compared only between runs with the same images. Times of a machine "
+    "that did other work meanwhile are no measurement."
 )
 _STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:64rem;margin:2rem auto;padding:0 1rem;color:#1a1a1a}"
@@ -56,18 +58,19 @@ def write_report(runs: Path, output: Path, processor_time: bool = False) -> Repo
     """
     records, unfinished = read_runs(runs, processor_time)
     if not records:
-        raise ValueError(f"no run in {runs} is finished: go on with --resume")
+        raise ValueError(f"no run in {runs} is finished: continue one with scripts/train.py --resume")
     output.mkdir(parents=True, exist_ok=True)
     parts, tables = [], {}
     clock = "Processor time" if processor_time else "Training time"
     for dataset, members in groupby(group_runs(records), key=lambda group: group.dataset):
         stem = re.sub(r"\W+", "_", dataset).strip("_").lower() or "images"
         if stem in tables:
-            raise ValueError(f"two data sets would be written to {stem}.md, one of them {dataset!r}: rename its label")
+            raise ValueError(
+                f"two data sets would be written to {stem}.md, one of them {dataset!r}: give it another --data.label"
+            )
         tables[stem], part = _write_dataset(dataset, list(members), clock, output / stem)
         parts.append(part)
-    page = _page(parts, unfinished)
-    (output / "index.html").write_text(page, encoding="utf-8")
+    (output / "index.html").write_text(_page(parts, unfinished), encoding="utf-8")
     return Report(len(records), unfinished, tables)
 
 
@@ -75,9 +78,10 @@ def _write_dataset(dataset: str, groups: Sequence[Group], clock: str, stem: Path
     """Write the files of one data set; return its table as Markdown and its part of the page."""
     table = lines(groups)
     rows = to_markdown(table, clock)
-    markdown = f"### {dataset}\n\n{rows}\n{_NOTE}\n"
+    note = f"{_NOTE} {_TIMES}"
+    markdown = f"### {dataset}\n\n{rows}\n{note}\n"
     stem.with_suffix(".md").write_text(markdown, encoding="utf-8")
-    stem.with_suffix(".tex").write_text(to_latex(table, clock, f"{dataset}. {_NOTE}"), encoding="utf-8")
+    stem.with_suffix(".tex").write_text(to_latex(table, clock, f"{dataset}. {note}"), encoding="utf-8")
     stem.with_suffix(".csv").write_text(to_csv(table), encoding="utf-8")
     pictures = []
     for name, figure in plots(dataset, groups, clock).items():
@@ -89,21 +93,28 @@ def _write_dataset(dataset: str, groups: Sequence[Group], clock: str, stem: Path
 
 
 def _page(parts: Sequence[str], unfinished: Sequence[Path]) -> str:
-    left_out = "".join(f"<li>{html.escape(str(path))}</li>" for path in unfinished)
-    note = f"<h2>Not finished, left out</h2><ul>{left_out}</ul>" if left_out else ""
+    left_out = ""
+    if unfinished:
+        items = "".join(f"<li>{html.escape(str(path))}</li>" for path in unfinished)
+        left_out = f"<h2>Not finished, left out</h2><ul>{items}</ul>"
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Stochastic depth: runs</title>'
         '<meta name="viewport" content="width=device-width"><link rel="icon" href="data:,">'
-        f"<style>{_STYLE}</style></head><body>\n<h1>Stochastic depth: runs</h1>\n<p>{_NOTE}</p>\n"
-        f"{''.join(parts)}{note}\n</body></html>\n"
+        f"<style>{_STYLE}</style></head><body>\n<h1>Stochastic depth: runs</h1>\n<p>{_NOTE}</p>\n<p>{_TIMES}</p>\n"
+        f"{''.join(parts)}{left_out}\n</body></html>\n"
     )
 
 
 def _html_table(markdown: str) -> str:
-    heads, _, *rows = ([cell.strip() for cell in line.strip("| ").split(" | ")] for line in markdown.splitlines())
-    head = "".join(f"<th>{html.escape(heading)}</th>" for heading in heads)
-    body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    # The second line of a Markdown table is the rule below its headings.
+    heads, _, *rows = [line.strip("| ").split(" | ") for line in markdown.splitlines()]
+    body = "".join(_html_row(row, "td") for row in rows)
+    return f"<table><thead>{_html_row(heads, 'th')}</thead><tbody>{body}</tbody></table>"
+
+
+def _html_row(cells: Sequence[str], tag: str) -> str:
+    inside = "".join(f"<{tag}>{html.escape(cell.strip())}</{tag}>" for cell in cells)
+    return f"<tr>{inside}</tr>"
 
 
 def _picture(path: Path, text: str) -> str:

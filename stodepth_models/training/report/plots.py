@@ -9,9 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from .groups import Group
-
-__all__ = ["plots"]
+from .groups import Group, depth_labels, family, family_labels, image_labels
 
 # Okabe and Ito, "Color Universal Design" (2008); yellow is left out, which is too pale for lines.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -23,27 +21,38 @@ _LEGEND, _TICK = 74, 36  # characters of a label that fit in a line
 def plots(dataset: str, groups: Sequence[Group], clock: str) -> dict[str, Figure]:
     """Return the plots of one data set by file name.
 
+    A label holds what differs within the plot; the model, where it is one for all, stands in the title.
+
     Args:
         dataset: name for the titles.
         groups: its groups of runs.
         clock: what their times are, such as ``"Training time"``.
     """
+    title = _title(dataset, groups)
     drawn = {
-        "error_over_epochs": _figure(dataset, groups, _error_over_epochs),
-        "survival_by_depth": _figure(dataset, groups, _survival_by_depth),
-        "time_per_epoch": _bars(dataset, groups, clock),
+        "error_over_epochs": _figure(title, groups, _error_over_epochs),
+        "survival_by_depth": _figure(title, groups, _survival_by_depth),
+        "time_per_epoch": _times(title, groups, clock),
     }
     if len({group.last_prob for group in groups}) > 1:
-        drawn["error_against_p_L"] = _figure(dataset, groups, _error_against_p_l)
+        drawn["error_against_p_L"] = _figure(title, groups, _error_against_p_l)
     return drawn
 
 
-def _figure(dataset: str, groups: Sequence[Group], draw: Callable[[Axes, Sequence[Group]], None]) -> Figure:
-    rows = sum(_wrapped(group.label, _LEGEND).count("\n") + 1 for group in groups)
+def _title(dataset: str, groups: Sequence[Group]) -> str:
+    models = {group.model for group in groups}
+    if len(models) > 1:
+        return dataset
+    return f"{dataset}, {models.pop()}"
+
+
+def _figure(title: str, groups: Sequence[Group], draw: Callable[[Axes, Sequence[Group]], None]) -> Figure:
+    # The legend stands below the axes, which keep their height: the figure grows by a line for each line of it.
+    rows = sum(_wrapped(label, _LEGEND).count("\n") + 1 for label in depth_labels(groups))
     figure = Figure(figsize=(6.4, 4.2 + 0.22 * rows), layout="constrained")
     axes = figure.add_subplot()
     draw(axes, groups)
-    axes.set_title(dataset)
+    axes.set_title(title)
     axes.grid(alpha=0.3, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     handles, _ = axes.get_legend_handles_labels()
@@ -53,44 +62,48 @@ def _figure(dataset: str, groups: Sequence[Group], draw: Callable[[Axes, Sequenc
 
 
 def _style(number: int) -> dict[str, Any]:
-    return {"color": _COLOURS[number % len(_COLOURS)], "linestyle": _LINES[number // len(_COLOURS) % len(_LINES)]}
+    """Return another pair of colour and line for each of the first 49 groups."""
+    colour = _COLOURS[number % len(_COLOURS)]
+    return {"color": colour, "linestyle": _LINES[number // len(_COLOURS) % len(_LINES)]}
 
 
 def _marker(number: int) -> str:
-    """Another one each time that the colours begin anew: a lone point has no line to tell it by."""
+    """Return another marker each time that the colours begin anew: a single point has no line style to tell it by."""
     return _MARKERS[(number + number // len(_COLOURS)) % len(_MARKERS)]
 
 
 def _deviation(values: Sequence[float]) -> float:
     """Standard deviation; nan, which draws no bar, for a single value."""
-    return statistics.stdev(values) if len(values) > 1 else float("nan")
+    if len(values) < 2:
+        return float("nan")
+    return statistics.stdev(values)
 
 
 def _error_over_epochs(axes: Axes, groups: Sequence[Group]) -> None:
-    for number, group in enumerate(groups):
+    for number, (group, label) in enumerate(zip(groups, depth_labels(groups), strict=True)):
         curves = [run.curve for run in group.runs.values()]
-        length = min(map(len, curves))
-        columns = [[curve[epoch] for curve in curves] for epoch in range(length)]
-        epochs, mean = range(1, length + 1), [statistics.fmean(column) for column in columns]
+        columns = list(zip(*curves, strict=False))  # an epoch each, up to the end of the shortest run
+        epochs = range(1, len(columns) + 1)
+        mean = [statistics.fmean(column) for column in columns]
         seeds = f"n = {len(curves)}".replace(" ", "\N{NO-BREAK SPACE}")
-        label = _wrapped(f"{group.label} ({seeds})", _LEGEND)
-        axes.plot(epochs, mean, label=label, linewidth=1.6, **_style(number))
+        axes.plot(epochs, mean, label=_wrapped(f"{label} ({seeds})", _LEGEND), linewidth=1.6, **_style(number))
         if len(curves) > 1:
             spread = [statistics.stdev(column) for column in columns]
-            low, high = ([m + sign * s for m, s in zip(mean, spread, strict=True)] for sign in (-1, 1))
+            low = [m - s for m, s in zip(mean, spread, strict=True)]
+            high = [m + s for m, s in zip(mean, spread, strict=True)]
             axes.fill_between(epochs, low, high, color=_style(number)["color"], alpha=0.18, linewidth=0)
     splits = {run.curve_split for group in groups for run in group.runs.values()}
     axes.set_xlabel("Epoch")
-    axes.set_ylabel(f"{' / '.join(sorted(splits)).capitalize()} error (%)")
+    axes.set_ylabel(f"{_named(splits)} error (%)")
     axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _survival_by_depth(axes: Axes, groups: Sequence[Group]) -> None:
-    for number, group in enumerate(groups):
-        probs = next(iter(group.runs.values())).rows[-1]["survival"]
+    for number, (group, label) in enumerate(zip(groups, depth_labels(groups), strict=True)):
+        probs = group.first.rows[-1]["survival"]
         axes.plot(
-            range(1, len(probs) + 1), probs, label=_wrapped(group.label, _LEGEND), linewidth=1.4, markersize=4,
+            range(1, len(probs) + 1), probs, label=_wrapped(label, _LEGEND), linewidth=1.4, markersize=4,
             marker=_marker(number), markevery=max(1, len(probs) // 20), **_style(number),
         )  # fmt: skip
     axes.set_xlabel("Residual block, from the input")
@@ -100,43 +113,78 @@ def _survival_by_depth(axes: Axes, groups: Sequence[Group]) -> None:
 
 
 def _error_against_p_l(axes: Axes, groups: Sequence[Group]) -> None:
-    """A line for each family of groups that differ in their survival probabilities; constant depth is p_L = 1."""
-    families = dict.fromkeys(group.family for group in groups if not group.constant)
-    for number, name in enumerate(families):
-        members = [group for group in groups if group.family == name and not group.constant]
-        members += [group for group in groups if group.constant and group.base == members[0].base]
-        members.sort(key=lambda group: group.last_prob)
-        errors = [group.values("best_error") for group in members]
-        spread = [_deviation(values) for values in errors]
+    """Draw a line for each family of groups that differ in their survival probabilities; constant depth is p_L = 1."""
+    families: dict[str, list[Group]] = {}
+    for group in groups:
+        if not group.constant:
+            families.setdefault(family(group), []).append(group)
+    labels = family_labels([members[0] for members in families.values()])
+    for number, (members, label) in enumerate(zip(families.values(), labels, strict=True)):
+        twins = [group for group in groups if group.constant and group.base == members[0].base]
+        ordered = sorted([*members, *twins], key=lambda group: group.last_prob)
+        errors = [group.values("best_error") for group in ordered]
         axes.errorbar(
-            [group.last_prob for group in members], [statistics.fmean(values) for values in errors], spread, capsize=3,
-            label=_wrapped(name, _LEGEND), marker=_marker(number), **_style(number),
+            [group.last_prob for group in ordered], [statistics.fmean(values) for values in errors],
+            [_deviation(values) for values in errors], capsize=3, label=_wrapped(label, _LEGEND),
+            marker=_marker(number), **_style(number),
         )  # fmt: skip
     splits = {run.split for group in groups for run in group.runs.values()}
     axes.set_xlabel(r"Survival probability of the last block, $p_L$")
-    axes.set_ylabel(f"{' / '.join(sorted(splits)).capitalize()} error at the best epoch (%)")
+    axes.set_ylabel(f"{_named(splits)} error at the best epoch (%)")
 
 
-def _bars(dataset: str, groups: Sequence[Group], clock: str) -> Figure:
-    labels = [_wrapped(group.label, _TICK) for group in groups]
-    rows = max(label.count("\n") + 1 for label in labels)
-    figure = Figure(figsize=(7.2, 1.4 + (0.25 + 0.2 * rows) * len(groups)), layout="constrained")
-    axes = figure.add_subplot()
+def _times(title: str, groups: Sequence[Group], clock: str) -> Figure:
+    """Draw bars: axes of their own for each set of images, for times on other images are not comparable."""
+    parts = _by_images(groups)
+    heights = [_bar_height(depth_labels(part)) * len(part) for part in parts]
+    figure = Figure(figsize=(7.2, 0.3 + sum(heights) + 1.1 * len(parts)), layout="constrained")
+    rows = figure.subplots(len(parts), 1, height_ratios=heights, squeeze=False)
+    for axes, part in zip(rows[:, 0], parts, strict=True):
+        _draw_bars(axes, part, [groups.index(group) for group in part])
+        axes.set_xlabel(f"{clock} per epoch (s)")
+    if len(parts) == 1:
+        rows[0, 0].set_title(title)
+        return figure
+    figure.suptitle(title)
+    for axes, label in zip(rows[:, 0], image_labels([part[0] for part in parts]), strict=True):
+        axes.set_title(label, fontsize="medium")
+    return figure
+
+
+def _by_images(groups: Sequence[Group]) -> list[list[Group]]:
+    """Return the groups that were trained on the same images, together."""
+    parts: list[list[Group]] = []
+    for group in groups:
+        for part in parts:
+            if group.has_images_of(part[0]):
+                part.append(group)
+                break
+        else:
+            parts.append([group])
+    return parts
+
+
+def _bar_height(labels: Sequence[str]) -> float:
+    """Inches that a bar needs beside the longest label."""
+    return 0.25 + 0.2 * max(_wrapped(label, _TICK).count("\n") + 1 for label in labels)
+
+
+def _draw_bars(axes: Axes, groups: Sequence[Group], numbers: Sequence[int]) -> None:
     seconds = [group.seconds_per_epoch() for group in groups]
+    means = [statistics.fmean(values) for values in seconds]
     spread = [_deviation(values) for values in seconds]
-    colours = [_style(number)["color"] for number in range(len(groups))]
+    colours = [_style(number)["color"] for number in numbers]  # those of the same groups in the other plots
     places = range(len(groups))
-    axes.barh(
-        places, [statistics.fmean(values) for values in seconds], xerr=spread, color=colours, height=0.6, capsize=3
-    )
-    axes.set_yticks(places, labels)
+    axes.barh(places, means, xerr=spread, color=colours, height=0.6, capsize=3)
+    axes.set_yticks(places, [_wrapped(label, _TICK) for label in depth_labels(groups)])
     axes.invert_yaxis()
-    axes.set_title(dataset)
-    axes.set_xlabel(f"{clock} per epoch (s)")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="x", alpha=0.3, linewidth=0.6)
     axes.set_axisbelow(True)
-    return figure
+
+
+def _named(splits: set[str]) -> str:
+    return " / ".join(sorted(splits)).capitalize()
 
 
 def _wrapped(label: str, width: int) -> str:

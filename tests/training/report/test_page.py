@@ -21,8 +21,7 @@ from stodepth_models.training.config import DataConfig, ModelConfig, TrainConfig
 from stodepth_models.training.report.groups import group_runs
 from stodepth_models.training.report.page import write_report
 from stodepth_models.training.report.plots import _marker, _style, plots
-from stodepth_models.training.report.records import collect
-from stodepth_models.training.report.results import read_runs
+from stodepth_models.training.report.results import collect, read_runs
 from stodepth_models.training.report.tables import lines, paired_difference, to_latex, to_markdown
 
 EPOCHS = 4
@@ -204,7 +203,8 @@ def test_each_mode_is_a_line_of_its_own_from_constant_depth(tmp_path):
         change_settings(tmp_path / mode, "model", mode=mode)
     [axes] = plots("CIFAR-10", groups(tmp_path), "Training time")["error_against_p_L"].axes
     drawn = {line.get_label(): [*line.lines[0].get_ydata()] for line in axes.containers}
-    assert drawn == {"cifar_resnet20": [9.0, 10.0], "cifar_resnet20, row": [8.0, 10.0]}
+    assert axes.get_title() == "CIFAR-10, cifar_resnet20"
+    assert drawn == {"batch": [9.0, 10.0], "row": [8.0, 10.0]}
 
 
 def test_long_labels_stay_inside_the_picture(tmp_path):
@@ -216,13 +216,48 @@ def test_long_labels_stay_inside_the_picture(tmp_path):
     for figure in plots("CIFAR-10", groups(tmp_path), "Training time").values():
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
-        [axes] = figure.axes
-        ticks = axes.get_yticklabels() if axes.patches else []  # of bars: the labels
-        texts = [axes.title, axes.xaxis.label, axes.yaxis.label, *ticks, *figure.findobj(Legend)]
+        texts = figure.findobj(Legend)
+        for axes in figure.axes:
+            ticks = axes.get_yticklabels() if axes.patches else []  # of bars: the labels
+            texts += [axes.title, axes.xaxis.label, axes.yaxis.label, *ticks]
         boxes = [text.get_window_extent(canvas.get_renderer()) for text in texts]
         width, height = canvas.get_width_height()
         assert all(b.x0 > -2 and b.y0 > -2 and b.x1 < width + 2 and b.y1 < height + 2 for b in boxes)
-        assert axes.get_window_extent().width > 200
+        assert all(axes.get_window_extent().width > 200 for axes in figure.axes)
+
+
+@pytest.mark.parametrize(
+    "recorded",
+    [
+        {"images": {"train": 900, "valid": 100}},  # as many images as the twin has, but one split
+        {"images": {"train": 1000}, "fingerprint": {"train": "b"}},
+    ],
+)
+def test_times_are_compared_between_runs_with_the_same_images_alone(tmp_path, recorded):
+    base = {"images": {"train": 1000, "valid": 100}, "fingerprint": {"train": "a"}}
+    runs = {"constant": ((1.0, 1.0), base), "same": ((1.0, 0.5), base), "other": ((1.0, 0.8), recorded)}
+    for name, (probs, images) in runs.items():
+        make_run(tmp_path / name, probs, 0, 9.0, 30, 0.76)
+        config = json.loads((tmp_path / name / "config.json").read_text())
+        (tmp_path / name / "config.json").write_text(json.dumps(config | {"data": images}))
+    found = groups(tmp_path)
+    ratios = {line.label.partition(", ")[2]: line.time_ratio for line in lines(found)}
+    assert ratios == {"constant depth": None, "p_L = 0.8": None, "p_L = 0.5": 1.0}
+    figure = plots("CIFAR-10", found, "Training time")["time_per_epoch"]
+    assert [len(axes.patches) for axes in figure.axes] == [2, 1]
+    assert figure.axes[0].get_title() == "1000 training images"
+
+
+def test_labels_of_a_plot_hold_what_differs_within_it(tmp_path):
+    for seed, (size, lr) in enumerate([(32, 0.1), (32, 0.2), (64, 0.1)]):
+        make_run(tmp_path / str(seed), (1.0, 0.5), seed, 9.0, 30, 0.76)
+        change(tmp_path / str(seed), data__image_size=size, optim__lr=lr)
+    drawn = plots("CIFAR-10", groups(tmp_path), "Training time")
+    labels = [line.get_label() for line in drawn["survival_by_depth"].axes[0].get_lines()]
+    assert labels[0] == "p_L = 0.5 [image_size=32, lr=0.1]"
+    bars = [[text.get_text() for text in axes.get_yticklabels()] for axes in drawn["time_per_epoch"].axes]
+    assert bars == [["p_L = 0.5 [lr=0.1]", "p_L = 0.5 [lr=0.2]"], ["p_L = 0.5"]]
+    assert [axes.get_title() for axes in drawn["time_per_epoch"].axes] == ["image_size=32", "image_size=64"]
 
 
 def test_plots_show_the_figures_with_names_and_units(runs):
@@ -248,6 +283,7 @@ def test_the_report_holds_every_picture_and_names_what_is_left_out(runs, report)
     pictures = sorted(path.name for path in report.glob("*.svg"))
     assert len(pictures) == page.count("<img ") == 7
     assert str(runs / "begun") in page
+    assert "no measurement" in page
     assert not re.search(r'(src|href)="(?!data:)', page)
     for path in report.glob("*.png"):
         with Image.open(path) as image:
@@ -288,7 +324,7 @@ def test_a_page_shows_the_tables_between_its_markers(runs, tmp_path):
         "Before\n<!-- cifar_10 -->\n<!-- end of cifar_10 -->\n<!-- digits_8x8 -->\n<!-- end of digits_8x8 -->\n"
     )
     script = Path(__file__).resolve().parents[3] / "scripts" / "report.py"
-    environment = os.environ | {"PYTHONPATH": str(script.parents[2])}
+    environment = os.environ | {"PYTHONPATH": str(script.parents[1])}
     (tmp_path / "report").mkdir()
     (tmp_path / "report" / "digits.md").write_text("a table of another report")  # has no markers in the page
     subprocess.run(
