@@ -47,7 +47,7 @@ BAD_CALLS = [
         TypeError,
         "must come from ResNet18_Weights, got ResNet50",
     ),
-    (lambda: resnet18(weights=3), TypeError, "weights must be a member of .* got int"),
+    (lambda: resnet18(weights=3), TypeError, "weights must be a member of .* got 3 of type int"),
     (lambda: resnet18(weights=Path("nowhere.pth")), FileNotFoundError, "nowhere.pth"),
     (lambda: resnet18(norm=None), TypeError, "norm"),
     (lambda: resnet18(drop_path_rate=0.1), TypeError, r"resnet18\w+ takes no drop_path_rate: use prob_0_L=\(1\.0, "),

@@ -18,7 +18,7 @@ from torch import Tensor
 from .config import check_config
 from .errors import CheckpointError
 from .files import write_atomically
-from .names import CLASSIFIER, canonical_names, noted_scales, unwrap
+from .names import CLASSIFIER, canonical_names, noted_scales, under_attribute, unwrap
 
 __all__ = ["HEADER", "Checkpoint", "parse_config", "read_config", "read_file", "read_mapping", "write_file"]
 
@@ -40,6 +40,7 @@ class Checkpoint:
         categories: names of the classes, where known.
         notes: evaluation scales of the gates that the state dict notes, see :func:`noted_scales`; None where it notes
             nothing.
+        is_wrapped: whether the names stood under an attribute: tensors beside it are not the network's.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Checkpoint:
     config: Mapping[str, Any] | None = None
     categories: Sequence[str] | None = None
     notes: Mapping[str, float] | Sequence[float] | None = None
+    is_wrapped: bool = False
 
     @property
     def num_classes(self) -> int | None:
@@ -119,7 +121,8 @@ def read_mapping(
     names = canonical_names(tensors, name)
     categories = categories or (config or {}).get("categories")
     weights = {key: tensors[original] for key, original in names.items()}
-    return Checkpoint(name, weights, config, categories, noted_scales(state))
+    is_wrapped = any(under_attribute(key) for key in tensors)
+    return Checkpoint(name, weights, config, categories, noted_scales(state), is_wrapped)
 
 
 def read_config(path: Path) -> Mapping[str, Any] | None:

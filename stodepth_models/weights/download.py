@@ -77,20 +77,22 @@ def cached_path(url: str) -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints" / name
 
 
-def fetch_url(url: str, sha256: str | None = None, progress: bool = True) -> Path:
+def fetch_url(url: str, sha256: str | None = None, progress: bool = True, check: bool = True) -> Path:
     """Return the local path of a URL's file, after downloading it where the cache lacks it.
 
     Args:
         url: ``http://``, ``https://``, or ``file://``, which is read where it is.
         sha256: digest or its leading digits; None: those at the end of the file's name, if any.
         progress: show a progress bar.
+        check: False: check no digest.
 
     Raises:
         CheckpointError: the SHA-256 is another one; a cached file that fails is removed.
         DownloadError: network, server or disk.
     """
     parts = urlsplit(url)
-    sha256 = sha256 or digest_in_name(parts.path)
+    if check:
+        sha256 = sha256 or digest_in_name(parts.path)
     if parts.scheme == "file":
         path = Path(url2pathname(parts.path))
         if not is_file(path):

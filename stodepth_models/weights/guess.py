@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..zoo import builder_names, registry
-from .names import CLASSIFIER, OPTIONAL
+from .names import CLASSIFIER, OPTIONAL_BUFFERS
 
 __all__ = ["guess_builder"]
 
@@ -38,5 +38,9 @@ def _shapes_of(builder: str, shortcut: str | None) -> dict[str, tuple[int, ...]]
 
 
 def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    kept = {key: value for key, value in state.items() if not key.startswith(CLASSIFIER) and not key.endswith(OPTIONAL)}
+    kept = {
+        key: value
+        for key, value in state.items()
+        if not key.startswith(CLASSIFIER) and not key.endswith(OPTIONAL_BUFFERS)
+    }
     return {key: tuple(value.shape) for key, value in kept.items()}

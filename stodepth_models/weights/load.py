@@ -14,13 +14,10 @@ from .checkpoint import Checkpoint
 from .config import Configured
 from .errors import CheckpointError
 from .guess import guess_builder
-from .names import CLASSIFIER, OPTIONAL, canonical_names, with_notes
+from .names import CLASSIFIER, OPTIONAL_BUFFERS, canonical, canonical_names, with_notes
+from .prefix import MAX_KEYS_SHOWN, log_left_out, under_prefix, without_prefix
 from .scales import fold_into
 from .sources import Source, read_checkpoint, resolve_source
-
-__all__ = ["builder_source", "load_checkpoint", "load_pretrained"]
-
-LISTED = 10  # keys that a message shows of each kind
 
 logger = logging.getLogger("stodepth_models")
 
@@ -45,7 +42,12 @@ def builder_source(builder: str, enum: type[WeightsEnum], pretrained: bool, weig
 
 
 def load_pretrained(
-    model: nn.Module, source: Any, *, strict: bool = True, check_hash: str | bool | None = None
+    model: nn.Module,
+    source: Any,
+    *,
+    strict: bool = True,
+    check_hash: str | bool | None = None,
+    prefix: str | None = None,
 ) -> None:
     """Load weights so that the model's evaluation outputs are those of the network they come from.
 
@@ -53,17 +55,20 @@ def load_pretrained(
     of each branch. A file of this package, and a state dict of a model with its gates, say how their network scaled
     them; any other one is of constant depth. ``load_state_dict`` is the literal copy.
 
-    Prefixes (``module.``, ``_orig_mod.``), wrappers (``state_dict``, ``model``, averages first), ``linear`` for ``fc``
-    and ``shortcut`` for ``downsample`` are mapped. Where only the number of classes differs, all but the classifier is
-    loaded, and the log says so.
+    Wrappers (``state_dict``, ``model``, averages first), names of other libraries (``linear`` or ``head`` for ``fc``,
+    ``shortcut`` for ``downsample``, those of transformers and of CIFAR zoos) and the one prefix under which the names
+    of the network fit are mapped. Where the number of classes differs, or the file has no classifier, all but the
+    classifier is loaded, and the log says so.
 
     Args:
         model: a model of this package, or any one whose names follow torchvision's ResNets.
         source: member of a weights enum or its name, path of a ``.safetensors``, ``.pth``, ``.pt`` or ``.th`` file, URL
             (``http``, ``https``, ``file``), ``hf://org/repo[/file][@revision]``, or a state dict.
-        strict: False: keys that are missing or unexpected are logged instead of refused.
+        strict: False: keys that are missing or unexpected are logged instead of refused, unless none fits.
         check_hash: SHA-256 of the file, or at least its first 8 digits; True: those in its name must hold. None: those
-            in the name of a URL. The hash of weights that ship with this package is checked in any case.
+            in the name of a URL; False: none. The hash of weights that ship with this package is checked in any case.
+        prefix: beginning of the names of the network in a file that holds several, such as ``"encoder_q."``; None: the
+            one under which the names fit.
 
     Raises:
         CheckpointError: the file is damaged, has another hash, is no checkpoint, or does not fit. The model is left as
@@ -71,16 +76,25 @@ def load_pretrained(
         DownloadError: network, server or disk.
         FileNotFoundError: no such file.
         TypeError: ``model`` or ``source`` is of another kind.
-        ValueError: no weights have that name, or the model scales a branch by 0 that the source uses.
+        ValueError: no weights have that name, the model is on the meta device, or it scales a branch by 0 that the
+            source uses.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    if any(tensor.is_meta for tensor in model.state_dict().values()):
+        raise ValueError(
+            f"{type(model).__name__} is on the meta device, which holds no values: call model.to_empty(device='cpu') "
+            "before load_pretrained"
+        )
     bare = _unwrapped(model)
     recipe = bare.recipe if isinstance(bare, Configured) else None
     enum = None if recipe is None else get_model_weights(recipe.builder)
     owner = type(bare).__name__ if recipe is None else recipe.builder
-    found = resolve_source(source, enum, owner)
-    load_checkpoint(model, read_checkpoint(found, check_hash=check_hash), strict)
+    found = resolve_source(source, enum, owner, "source")
+    checkpoint = read_checkpoint(found, check_hash=check_hash)
+    if prefix is not None:
+        checkpoint = under_prefix(checkpoint, prefix)
+    load_checkpoint(model, checkpoint, strict)
 
 
 def load_checkpoint(model: nn.Module, checkpoint: Checkpoint, strict: bool = True) -> None:
@@ -88,10 +102,13 @@ def load_checkpoint(model: nn.Module, checkpoint: Checkpoint, strict: bool = Tru
     held, bare = model.state_dict(), _unwrapped(model)
     names = canonical_names(held, "the model")
     target = {key: held[key] for key in names.values()}
+    checkpoint = without_prefix(checkpoint, names)
     state = {names.get(key, key): tensor for key, tensor in checkpoint.state_dict.items()}
     classifier = _other_classifier(names, target, state)
     for key in classifier:
         state.pop(key, None)
+    if checkpoint.is_wrapped or any(key in target for key in classifier):
+        _leave_out_others(checkpoint, target, state, classifier)
     _check_fit(checkpoint, target, state, classifier, strict)
     state = {key: _checked(key, tensor, target[key], checkpoint.name) for key, tensor in state.items() if key in target}
     _warn_of_nan(state, checkpoint.name)
@@ -103,8 +120,9 @@ def load_checkpoint(model: nn.Module, checkpoint: Checkpoint, strict: bool = Tru
         )
     state = fold_into(state, model, checkpoint.scales)
     if classifier:
-        why = "the number of classes differs" if classifier[0] in target else "the model has none of its own"
-        logger.warning("%s: all but the classifier is loaded, %s", checkpoint.name, why)
+        logger.warning(
+            "%s: all but the classifier is loaded, %s", checkpoint.name, _why(checkpoint, target, classifier)
+        )
     elif isinstance(bare, Configured):
         bare.categories = checkpoint.categories
     scales = [gate.eval_scale for _, _, gate in gated_blocks(model)]
@@ -121,9 +139,33 @@ def _other_classifier(names: Mapping[str, str], target: Mapping[str, Tensor], st
     """Names of the classifier's weights, if it differs from the file's in the number of classes alone."""
     ours = [names.get(f"{CLASSIFIER}{part}", f"{CLASSIFIER}{part}") for part in ("weight", "bias")]
     weight, given = target.get(ours[0]), state.get(ours[0])
-    if given is None or weight is None:
-        return ours if weight is None and given is not None else []
-    return ours if given.shape[:1] != weight.shape[:1] and given.shape[1:] == weight.shape[1:] else []
+    if weight is None and given is None:
+        return []
+    if weight is None or given is None:
+        return ours  # a network without a classifier is one of another number of classes
+    is_other = given.shape[:1] != weight.shape[:1] and given.shape[1:] == weight.shape[1:]
+    return ours if is_other else []
+
+
+def _why(checkpoint: Checkpoint, target: Mapping[str, Tensor], classifier: list[str]) -> str:
+    if classifier[0] not in target:
+        return "the model has no classifier"
+    if checkpoint.num_classes is None:
+        return "the file has none"
+    return "the number of classes differs"
+
+
+def _leave_out_others(
+    checkpoint: Checkpoint, target: Mapping[str, Tensor], state: dict[str, Tensor], classifier: list[str]
+) -> None:
+    """Take out of ``state`` what is not the network's, where all of the network is there."""
+    body = [key for key in target if key not in classifier and not key.endswith(OPTIONAL_BUFFERS)]
+    if not all(key in state for key in body):
+        return
+    others = [key for key in state if key not in target and not key.endswith(OPTIONAL_BUFFERS)]
+    for key in others:
+        del state[key]
+    log_left_out(checkpoint, others, "the network is complete")
 
 
 def _check_fit(
@@ -133,8 +175,8 @@ def _check_fit(
     classifier: list[str],
     strict: bool,
 ) -> None:
-    missing = [k for k in target if k not in state and k not in classifier and not k.endswith(OPTIONAL)]
-    unexpected = [k for k in state if k not in target]
+    missing = [k for k in target if k not in state and k not in classifier and not k.endswith(OPTIONAL_BUFFERS)]
+    unexpected = [k for k in state if k not in target and not k.endswith(OPTIONAL_BUFFERS)]
     shapes = [
         f"{k} {tuple(v.shape)}, the model has {tuple(target[k].shape)}"
         for k, v in state.items()
@@ -142,14 +184,16 @@ def _check_fit(
     ]
     found = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
     report = "".join(
-        f"\n  {len(keys)} {kind}: {', '.join(keys[:LISTED])}{', ...' if len(keys) > LISTED else ''}"
+        f"\n  {len(keys)} {kind}: {', '.join(keys[:MAX_KEYS_SHOWN])}{', ...' if len(keys) > MAX_KEYS_SHOWN else ''}"
         for kind, keys in found.items()
         if keys
     )
-    if shapes or (report and strict):
+    fitting = sum(key in target and not key.endswith(OPTIONAL_BUFFERS) for key in state)
+    fits_in_body = any(key in target and not canonical(key).startswith(CLASSIFIER) for key in state)
+    if shapes or (report and strict) or not fits_in_body:
         raise CheckpointError(f"{checkpoint.name} does not fit the model{_hint(checkpoint)}{report}")
     if report:
-        logger.warning("%s: loaded in part%s", checkpoint.name, report)
+        logger.warning("%s: %d of %d tensors are loaded%s", checkpoint.name, fitting, len(target), report)
 
 
 def _hint(checkpoint: Checkpoint) -> str:

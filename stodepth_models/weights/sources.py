@@ -24,13 +24,14 @@ Source: TypeAlias = WeightsEnum | str | Path | Mapping[str, Tensor] | Checkpoint
 SUFFIXES = (".safetensors", ".pth", ".pt", ".th", ".bin")
 
 
-def resolve_source(source: Any, enum: type[WeightsEnum] | None, owner: str) -> Source:
+def resolve_source(source: Any, enum: type[WeightsEnum] | None, owner: str, argument: str = "weights") -> Source:
     """Tell what a source is, without reading it.
 
     Args:
         source: what the user gave.
         enum: weights that are published for the model; None: not known.
         owner: what messages call the model.
+        argument: what messages call the source.
 
     Raises:
         FileNotFoundError: a path without a file.
@@ -38,7 +39,8 @@ def resolve_source(source: Any, enum: type[WeightsEnum] | None, owner: str) -> S
         ValueError: no weights have that name.
     """
     if isinstance(source, WeightsEnum):
-        if enum is not None and not isinstance(source, enum):
+        # A member of an enum that somebody else wrote is a source like any other: its tensors decide what fits.
+        if enum is not None and _belongs_elsewhere(source, enum):
             raise TypeError(f"weights of {owner} must come from {enum.__name__}, got {source!r}")
         return source
     if isinstance(source, (Mapping, Checkpoint)):
@@ -47,10 +49,16 @@ def resolve_source(source: Any, enum: type[WeightsEnum] | None, owner: str) -> S
         return _existing(Path(source))
     if not isinstance(source, str):
         raise TypeError(
-            "weights must be a member of a weights enum or its name, a path, a URL (http, https, file or hf) or a "
-            f"state dict, got {type(source).__name__}"
+            f"{argument} must be a member of a weights enum or its name, a path, a URL (http, https, file or hf) or a "
+            f"state dict, got {source!r} of type {type(source).__name__}"
         )
     return source if is_remote(source) else _named(source, enum, owner)
+
+
+def _belongs_elsewhere(member: WeightsEnum, enum: type[WeightsEnum]) -> bool:
+    """Whether a member is published, and for another model."""
+    is_published = isinstance(member, PublishedWeights) or type(member).__module__.startswith("torchvision.")
+    return is_published and not isinstance(member, enum)
 
 
 def _named(source: str, enum: type[WeightsEnum] | None, owner: str) -> Source:
@@ -117,7 +125,7 @@ def read_checkpoint(source: Source, progress: bool = True, check_hash: str | boo
         source: the source.
         progress: show a progress bar while downloading.
         check_hash: SHA-256 of the file, or at least its first 8 digits; True: those in its name must hold. None: those
-            in the name of a URL. The hash of weights that ship with this package is checked in any case.
+            in the name of a URL; False: none. The hash of weights that ship with this package is checked in any case.
 
     Raises:
         CheckpointError: damaged, another hash, or no checkpoint. What a download left of it is removed.
@@ -141,7 +149,7 @@ def read_checkpoint(source: Source, progress: bool = True, check_hash: str | boo
         return read_file(source, name)
     if name.startswith("hf://"):
         return _read_checked(fetch_hub(name), expected, name)
-    return _read_url(name, expected, progress)
+    return _read_url(name, expected, progress, check_hash is not False)
 
 
 class Preprocessing(NamedTuple):
@@ -178,8 +186,8 @@ def _read_checked(path: Path, expected: str | None, name: str) -> Checkpoint:
     return read_file(path, name)
 
 
-def _read_url(url: str, expected: str | None, progress: bool) -> Checkpoint:
-    path = fetch_url(url, expected, progress)
+def _read_url(url: str, expected: str | None, progress: bool, check: bool) -> Checkpoint:
+    path = fetch_url(url, expected, progress, check)
     try:
         return read_file(path, url)
     except CheckpointError:

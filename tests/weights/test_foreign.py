@@ -1,0 +1,198 @@
+"""Checkpoints as others publish them: prefixes, heads, names of other libraries, and what lies beside the network."""
+
+import re
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+from torchvision.ops import FrozenBatchNorm2d
+from transformers import ResNetConfig, ResNetForImageClassification
+
+import stodepth_models as sdm
+
+X = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def source():
+    torch.manual_seed(1)
+    model = sdm.cifar_resnet20_stodepth_lineardecay(prob_0_L=(1.0, 1.0)).eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.0)
+            nn.init.uniform_(module.running_mean, -0.1, 0.1)
+    return model
+
+
+STATE = source().state_dict()
+BODY = {name: value for name, value in STATE.items() if not name.startswith("fc.")}
+OTHERS = {name: torch.randn_like(value.float()) for name, value in BODY.items()}
+
+
+def under(prefix, state):
+    return {f"{prefix}{name}": value for name, value in state.items()}
+
+
+def renamed(pattern, replacement):
+    return {re.sub(pattern, replacement, name): value for name, value in STATE.items()}
+
+
+def residual_functions():
+    """Names of the CIFAR zoos that build their blocks as sequences."""
+    names = {"conv1.": "conv1.0.", "bn1.": "conv1.1."}
+    state = {}
+    for name, value in STATE.items():
+        match = re.match(r"layer(\d)\.(\d+)\.(conv|bn)(\d)\.(.*)", name)
+        if match:
+            place = 3 * (int(match[4]) - 1) + (match[3] == "bn")
+            name = f"conv{int(match[1]) + 1}_x.{match[2]}.residual_function.{place}.{match[5]}"
+        for ours, theirs in names.items():
+            if name.startswith(ours):
+                name = theirs + name.removeprefix(ours)
+        state[name] = value
+    return state
+
+
+WHOLE = {
+    "engine": under("_forward_module.", STATE),
+    "attribute": under("net.", STATE),
+    "two attributes": under("model.backbone.", STATE),
+    "any attribute": under("lit.student_net.", STATE),
+    "beside a criterion": under("model.", STATE) | {"criterion.weight": torch.ones(10), "val_acc.tp": torch.ones(1)},
+    "beside a queue": under("encoder.", STATE) | {"queue": torch.ones(4, 4), "queue_ptr": torch.ones(1)},
+    "head.fc": renamed("^fc", "head.fc"),
+    "head": renamed("^fc", "head"),
+    "dropout before fc": renamed("^fc", "fc.1"),
+    "classifier": renamed("^fc", "classifier"),
+    "dropout before classifier": renamed("^fc", "classifier.1"),
+    "wrapped head": under("net.", renamed("^fc", "head.fc")),
+    "residual functions": residual_functions(),
+    "wrapped residual functions": under("model.", residual_functions()),
+    "no counters": {name: value for name, value in STATE.items() if not name.endswith("num_batches_tracked")},
+}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_the_network_in_a_file_of_others_computes_what_it_computed(name):
+    model = sdm.cifar_resnet20_stodepth_lineardecay(weights={"state_dict": WHOLE[name]}).eval()
+    torch.testing.assert_close(model(X), source()(X), rtol=0, atol=1e-4)
+
+
+BODIES = {
+    "bare": BODY,
+    "under a prefix": under("encoder.", BODY),
+    "projection head": BODY | {"fc.0.weight": torch.ones(8, 64), "fc.2.weight": torch.ones(4, 8)},
+    "projector beside it": under("backbone.", BODY) | {"projector.layers.0.weight": torch.ones(8, 64)},
+}
+
+
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize("name", BODIES)
+def test_a_body_without_classifier_is_loaded_and_said_in_the_log(name, strict, caplog):
+    torch.manual_seed(5)
+    model = sdm.cifar_resnet20_stodepth_lineardecay(num_classes=3, mult_flag=False)
+    classifier = model.fc.weight.clone()
+    sdm.load_pretrained(model, {"state_dict": BODIES[name]}, strict=strict)
+    assert all(torch.equal(model.state_dict()[key], value) for key, value in BODY.items())
+    assert torch.equal(model.fc.weight, classifier)
+    lines = [record.getMessage() for record in caplog.records if "all but the classifier is loaded" in record.message]
+    assert len(lines) == 1
+    built = sdm.cifar_resnet20_stodepth_lineardecay(weights={"state_dict": BODIES[name]}, mult_flag=False)
+    assert torch.equal(built.layer3[2].conv2.weight, BODY["layer3.2.conv2.weight"])
+
+
+def test_several_networks_that_fit_are_named_and_prefix_chooses(caplog):
+    file = under("encoder_q.", STATE) | under("encoder_k.", OTHERS) | {"queue": torch.ones(3)}
+    model = sdm.cifar_resnet20_stodepth_lineardecay(mult_flag=False)
+    with pytest.raises(sdm.CheckpointError, match=r"2 networks that fit, under 'encoder_q\.', 'encoder_k\.'.*prefix="):
+        sdm.load_pretrained(model, file)
+    sdm.load_pretrained(model, file, prefix="encoder_k.")
+    assert torch.equal(model.conv1.weight, OTHERS["conv1.weight"])
+    for prefix in ("encoder_q.", "encoder_q"):
+        sdm.load_pretrained(model, file, prefix=prefix)
+        assert torch.equal(model.fc.weight, STATE["fc.weight"])
+    assert "other tensors are left out" in caplog.text
+    with pytest.raises(
+        sdm.CheckpointError, match=r"no names under prefix='teacher\.'; its names begin with encoder_q\."
+    ):
+        sdm.load_pretrained(model, file, prefix="teacher.")
+    with pytest.raises(TypeError, match="prefix must be the beginning of names"):
+        sdm.load_pretrained(model, file, prefix=3)
+
+
+def test_what_does_not_belong_to_a_bare_network_is_still_refused():
+    model = sdm.cifar_resnet20_stodepth_lineardecay()
+    with pytest.raises(sdm.CheckpointError, match=r"1 unexpected: extra\.weight"):
+        sdm.load_pretrained(model, STATE | {"extra.weight": torch.ones(1)})
+    with pytest.raises(sdm.CheckpointError, match=r"1 missing: layer1\.0\.conv1\.weight"):
+        sdm.load_pretrained(model, {name: value for name, value in BODY.items() if name != "layer1.0.conv1.weight"})
+
+
+@pytest.mark.parametrize("kind", ["basic", "bottleneck"])
+def test_resnets_of_transformers_give_their_logits(kind):
+    torch.manual_seed(0)
+    depths = [2, 2, 2, 2] if kind == "basic" else [3, 4, 6, 3]
+    widths = [64, 128, 256, 512] if kind == "basic" else [256, 512, 1024, 2048]
+    config = ResNetConfig(depths=depths, hidden_sizes=widths, layer_type=kind, num_labels=5)
+    theirs = ResNetForImageClassification(config).eval()
+    build = sdm.resnet18_stodepth_lineardecay if kind == "basic" else sdm.resnet50_stodepth_lineardecay
+    ours = build(weights=theirs.state_dict()).eval()
+    x = torch.randn(1, 3, 64, 64)
+    assert ours.fc.out_features == 5
+    if kind == "basic":  # transformers strides a bottleneck in its first convolution, torchvision in its second
+        torch.testing.assert_close(ours(x), theirs(x).logits, rtol=0, atol=1e-4)
+
+
+def test_frozen_batch_norms_take_weights_with_counters_as_torchvision_does():
+    ours = sdm.resnet18_stodepth_lineardecay(norm_layer=FrozenBatchNorm2d)
+    state = torchvision.models.resnet18().state_dict()
+    sdm.load_pretrained(ours, state)
+    assert torch.equal(ours.layer1[0].bn1.running_var, state["layer1.0.bn1.running_var"])
+    back = sdm.resnet18_stodepth_lineardecay(mult_flag=False)
+    sdm.load_pretrained(back, ours.state_dict())
+    assert torch.equal(back.conv1.weight, state["conv1.weight"])
+
+
+@pytest.mark.parametrize("state", [{"a.weight": torch.ones(2)}, {"fc.weight": torch.ones(10, 64)}])
+def test_a_file_of_which_nothing_of_the_body_fits_is_refused_without_strict_too(state):
+    with pytest.raises(sdm.CheckpointError, match="does not fit the model"):
+        sdm.load_pretrained(sdm.cifar_resnet20_stodepth_lineardecay(), state, strict=False)
+
+
+def test_a_model_on_the_meta_device_is_refused():
+    with torch.device("meta"):
+        model = sdm.cifar_resnet20_stodepth_lineardecay()
+    with pytest.raises(ValueError, match=r"is on the meta device.*to_empty"):
+        sdm.load_pretrained(model, STATE)
+
+
+class Own(torchvision.models.WeightsEnum):
+    FIRST = torchvision.models.Weights("https://localhost/a.pth", None, {})
+
+    def get_state_dict(self, *args, **kwargs):
+        return torchvision.models.resnet18().state_dict()
+
+
+def test_a_member_of_any_enum_is_a_source():
+    model = sdm.resnet18_stodepth_lineardecay(mult_flag=False)
+    sdm.load_pretrained(model, Own.FIRST)
+    assert model.conv1.weight.shape == (64, 3, 7, 7)
+
+
+@pytest.mark.parametrize("value", [None, 3, 1.5])
+def test_a_value_that_is_no_source_is_named_with_the_argument(value):
+    with pytest.raises(TypeError, match=f"source must be a member of a weights enum.*got {value}"):
+        sdm.load_pretrained(sdm.cifar_resnet20_stodepth_lineardecay(), value)
+
+
+@pytest.mark.parametrize(("check_hash", "fits"), [(None, False), (True, False), (False, True)])
+def test_the_digits_in_the_name_of_a_url_are_not_checked_where_that_is_asked_for(tmp_path, check_hash, fits):
+    path = tmp_path / "net-00000000.pth"
+    torch.save(STATE, path)
+    model = sdm.cifar_resnet20_stodepth_lineardecay(mult_flag=False)
+    if fits:
+        sdm.load_pretrained(model, path.as_uri(), check_hash=check_hash)
+        assert torch.equal(model.conv1.weight, STATE["conv1.weight"])
+        return
+    with pytest.raises(sdm.CheckpointError, match="has the SHA-256"):
+        sdm.load_pretrained(model, path.as_uri(), check_hash=check_hash)
