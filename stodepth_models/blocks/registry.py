@@ -8,13 +8,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from .gated import BlockSpec, GatedBlock, Residual, scalable_weights
-from .torchvision import TORCHVISION_BLOCKS
+from .torchvision import NAMED_TORCHVISION_BLOCKS, TORCHVISION_BLOCKS
 from .transformers import TRANSFORMERS_BLOCKS
 
 TIMM_MODULE = "timm.models.resnet"
 
 # Blocks of optional dependencies, by the full names of their classes: entered when a model holds them.
-NAMED_BLOCKS: dict[str, BlockSpec] = {**TRANSFORMERS_BLOCKS}
+NAMED_BLOCKS: dict[str, BlockSpec] = {**NAMED_TORCHVISION_BLOCKS, **TRANSFORMERS_BLOCKS}
 
 _specs: dict[type[nn.Module], BlockSpec] = {}
 

@@ -496,10 +496,8 @@ def test_only_the_target_is_changed():
 
 
 def test_no_block_is_an_error_that_lists_what_was_seen():
-    with pytest.raises(
-        ValueError, match=r"MaxVit does not hold a known residual block; block classes seen: .*MaxVitBlock"
-    ):
-        apply_stochastic_depth(tv.maxvit_t())
+    with pytest.raises(ValueError, match=r"SqueezeNet does not hold a known residual block; block classes seen: Fire;"):
+        apply_stochastic_depth(tv.squeezenet1_1())
     with pytest.raises(
         ValueError, match=r"target_layer_name='Bottleneck'.*seen: BasicBlock; known: .*CNBlock.*register_block"
     ):
