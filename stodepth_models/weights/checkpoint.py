@@ -5,6 +5,7 @@ import logging
 import pickle
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -163,7 +164,31 @@ def _read_safetensors(path: Path, name: str) -> tuple[dict[str, Tensor], Mapping
     return tensors, parse_config(metadata[HEADER], name) if HEADER in metadata else None
 
 
+def _check_archive(path: Path, name: str) -> None:
+    """Compare a file in zip form with the CRC-32 of its entries, which PyTorch does not read.
+
+    Raises:
+        CheckpointError: an entry is damaged, or it is compressed: what it unpacks to is bounded by nothing in the file.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for entry in archive.infolist():
+                if entry.compress_type != zipfile.ZIP_STORED:
+                    raise CheckpointError(
+                        f"{name} is refused: {entry.filename} is compressed, which PyTorch never does"
+                    )
+            damaged = archive.testzip()
+    except CheckpointError:
+        raise
+    except Exception as error:  # whatever a damaged archive provokes
+        raise CheckpointError(f"{name} is a damaged archive: {_first_line(error)}; download it again") from None
+    if damaged is not None:
+        raise CheckpointError(f"{name} is damaged: the CRC-32 of {damaged} does not hold; download it again")
+
+
 def _read_pickle(path: Path, name: str) -> Any:
+    if zipfile.is_zipfile(path):
+        _check_archive(path, name)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # remarks on formats of old, which the caller cannot change

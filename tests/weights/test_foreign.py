@@ -1,6 +1,8 @@
 """Checkpoints as others publish them: prefixes, heads, names of other libraries, and what lies beside the network."""
 
+import random
 import re
+import zipfile
 
 import pytest
 import torch
@@ -196,3 +198,30 @@ def test_the_digits_in_the_name_of_a_url_are_not_checked_where_that_is_asked_for
         return
     with pytest.raises(sdm.CheckpointError, match="has the SHA-256"):
         sdm.load_pretrained(model, path.as_uri(), check_hash=check_hash)
+
+
+def test_a_flipped_bit_in_a_file_in_zip_form_is_noticed(tmp_path):
+    path = tmp_path / "net.pth"
+    torch.save({name: value for name, value in STATE.items() if name.startswith("layer1")}, path)
+    whole = path.read_bytes()
+    model = sdm.cifar_resnet20_stodepth_lineardecay()
+    with zipfile.ZipFile(path) as archive:
+        entries = [entry for entry in archive.infolist() if "/data/" in entry.filename]
+    rng = random.Random(0)
+    for _ in range(150):
+        entry = rng.choice([entry for entry in entries if entry.file_size > 64])
+        damaged = bytearray(whole)
+        damaged[entry.header_offset + 128 + rng.randrange(entry.file_size - 64)] ^= 1 << rng.randrange(8)
+        path.write_bytes(damaged)
+        with pytest.raises(sdm.CheckpointError, match="damaged"):
+            sdm.load_pretrained(model, path, strict=False)
+
+
+def test_a_compressed_archive_is_refused_before_it_is_unpacked(tmp_path):
+    path, packed = tmp_path / "net.pth", tmp_path / "packed.pth"
+    torch.save({"conv1.weight": torch.zeros(2**22)}, path)
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as target:
+        for entry in source.infolist():
+            target.writestr(entry.filename, source.read(entry))
+    with pytest.raises(sdm.CheckpointError, match="is compressed, which PyTorch never does"):
+        sdm.load_pretrained(sdm.cifar_resnet20_stodepth_lineardecay(), packed)
