@@ -5,7 +5,7 @@ to compute each residual branch, its shortcut and its activation. :class:`GatedB
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from inspect import Parameter, signature
 from typing import Any, ClassVar
@@ -53,6 +53,8 @@ class Residual:
         branch: what the gate leaves out, from the block and ``x``, and where it has more parameters, from the arguments
             of the block beside ``x``.
         identity: the shortcut, from the block and ``x``; None: ``x``.
+        prepare: in place of ``identity``, from the block and ``x``, the branch's input and the shortcut: what they
+            share, such as the normalisation in front of both, is computed once and for all rows.
         activation: what follows the sum, also in place: a function of the block and the sum, or the name of a
             submodule; None: nothing.
         mask: name of a submodule that masks the branch at random, whose place the gate takes.
@@ -68,6 +70,7 @@ class Residual:
     inplace: bool = False
     scalable_weights: Callable[[Any], ScalableWeights] = _not_scalable
     returns_more: bool = False
+    prepare: Callable[[Any, Tensor], tuple[Tensor, Tensor]] | None = None
 
     def __post_init__(self) -> None:
         kinds = [parameter.kind for parameter in signature(self.branch).parameters.values()]
@@ -93,7 +96,10 @@ class Residual:
             draws: whether gates are drawn in this pass.
             more: gets what the branch returns beside what is added; nothing where the branch is dropped.
         """
-        identity = x if self.identity is None else self.identity(block, x)
+        if self.prepare is not None:
+            x, identity = self.prepare(block, x)
+        else:
+            identity = x if self.identity is None else self.identity(block, x)
         if self._takes_arguments:  # type: ignore[attr-defined]
             spec: BlockSpec = block.stodepth_spec
             per_sample, shared = spec.split(block, x, arguments, by_row=draws and gate.mode != "batch")
@@ -152,9 +158,14 @@ class BlockSpec:
     Attributes:
         residuals: its residual connections in forward order; the output of one is the input of the next.
         is_residual: whether a block of the class has a residual connection at all.
+        masks_alone: a block without a residual connection uses its mask nevertheless.
         per_sample: arguments of ``forward`` beside ``x`` that hold a row for each sample, where they have more than
             one: gates of rows cut them to the surviving rows.
         shared: arguments that all samples share, whatever their first dimension.
+        ranks: how many dimensions an argument of ``per_sample`` has where it holds a row for each sample; with another
+            number all samples share it.
+        stream: argument of ``forward`` that the connections add to; None: the first. The first is then an argument
+            beside ``x`` like any other.
         input: from the block and ``x``, the input of the first connection, which keeps ``N``; None: ``x``.
         output: what ``forward`` returns, from the block, the last connection's output, the list of what branches with
             ``returns_more`` returned beside, for the surviving rows, and the arguments beside ``x``; None: that output.
@@ -163,8 +174,11 @@ class BlockSpec:
 
     residuals: tuple[Residual, ...]
     is_residual: Callable[[Any], bool] = _always
+    masks_alone: bool = False
     per_sample: tuple[str, ...] = ()
     shared: tuple[str, ...] = ()
+    ranks: Mapping[str, int] = field(default_factory=dict)
+    stream: str | None = None
     input: Callable[[Any, Tensor], Tensor] | None = None
     output: Callable[[Any, Tensor, list[Any], Mapping[str, Any]], Any] | None = None
     gated: type[nn.Module] | None = None
@@ -186,6 +200,8 @@ class BlockSpec:
         shared: dict[str, Any] = {}
         for name, value in arguments.items():
             is_as_long = isinstance(value, Tensor) and value.dim() > 0 and len(value) == len(x)
+            if is_as_long and name in self.ranks:
+                is_as_long = value.dim() == self.ranks[name]
             if is_as_long and name in self.per_sample:
                 per_sample[name] = value
                 continue
@@ -257,12 +273,17 @@ class GatedBlock(nn.Module):
 
     def _stodepth_bind(self, *args: Any, **kwargs: Any) -> tuple[Tensor, dict[str, Any]]:
         """Return ``x`` and the arguments beside it by their names in the original's ``forward``."""
-        if len(args) == 1 and not kwargs:
+        stream = self.stodepth_spec.stream
+        if len(args) == 1 and not kwargs and stream is None:
             return args[0], {}
         bound = signature(self.stodepth_original.forward).bind(self, *args, **kwargs)
         _, x, *positional = bound.args
-        names = list(bound.arguments)[2:]
-        return x, {**dict(zip(names, positional, strict=False)), **bound.kwargs}
+        _, first, *names = bound.arguments
+        arguments = {**dict(zip(names, positional, strict=False)), **bound.kwargs}
+        if stream is not None:
+            arguments[first] = x
+            x = arguments.pop(stream)
+        return x, arguments
 
 
 def mask_rate(mask: Any) -> float:

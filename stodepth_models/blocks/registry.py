@@ -8,13 +8,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from .gated import BlockSpec, GatedBlock, Residual, scalable_weights
+from .timm import TIMM_BLOCKS
+from .timm_resnets import RESNETS
 from .torchvision import NAMED_TORCHVISION_BLOCKS, TORCHVISION_BLOCKS
 from .transformers import TRANSFORMERS_BLOCKS
 
-TIMM_MODULE = "timm.models.resnet"
-
 # Blocks of optional dependencies, by the full names of their classes: entered when a model holds them.
-NAMED_BLOCKS: dict[str, BlockSpec] = {**NAMED_TORCHVISION_BLOCKS, **TRANSFORMERS_BLOCKS}
+NAMED_BLOCKS: dict[str, BlockSpec] = {**NAMED_TORCHVISION_BLOCKS, **TRANSFORMERS_BLOCKS, **TIMM_BLOCKS}
 
 _specs: dict[type[nn.Module], BlockSpec] = {}
 
@@ -33,7 +33,7 @@ def register_block(
 
     Register next to the class: a pickled model needs it again where it is loaded. Subclasses are blocks of their own.
     A class that is registered anew changes for the models that are stochastic already, too. What is said of a class of
-    transformers goes before what this package knows of it.
+    transformers, or of timm beside its ResNets, goes before what this package knows of it.
 
     Args:
         cls: class whose ``forward`` takes a tensor, and perhaps further arguments.
@@ -55,7 +55,7 @@ def register_block(
     """
     if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
         raise TypeError(f"cls must be a subclass of torch.nn.Module, got {cls!r}")
-    if cls in TORCHVISION_BLOCKS or (cls.__module__ == TIMM_MODULE and find_spec(cls)):
+    if cls in TORCHVISION_BLOCKS or _full_name(cls) in (f"timm.models.{name}" for name in RESNETS):
         raise ValueError(f"{cls.__module__}.{cls.__name__} is known already: register a subclass")
     functions = {"branch": branch, "identity": identity, "activation": activation, "last_norm": last_norm}
     for name, function in functions.items():
@@ -71,12 +71,6 @@ def register_block(
 
 def find_spec(cls: type[nn.Module]) -> BlockSpec | None:
     """Return what is known of exactly this class."""
-    if cls not in _specs and cls.__module__ == TIMM_MODULE:
-        from .timm import TIMM_BLOCKS  # timm is an optional dependency; here it is loaded already
-
-        for block, spec in TIMM_BLOCKS.items():
-            if block not in _specs:
-                _enter(block, spec)
     if cls not in _specs and _full_name(cls) in NAMED_BLOCKS:
         _enter(cls, NAMED_BLOCKS[_full_name(cls)])
     return _specs.get(cls)

@@ -20,6 +20,7 @@ from ..layers.residual import StochasticGate, StochasticResidual
 from ..survival import linear_decay, uniform
 from .fold import Gated, fold_gates
 from .gated import GatedBlock, mask_rate
+from .masks import masks_beside
 from .registry import find_spec, known_names, original_class
 
 logger = logging.getLogger("stodepth_models")
@@ -77,8 +78,9 @@ def apply_stochastic_depth(
 
     Raises:
         TypeError: an argument of the wrong type.
-        ValueError: a value that is not allowed, no block to change, or ``drop_rate=None`` and no mask with a rate above
-            0. The model is left as it was.
+        ValueError: a value that is not allowed, no block to change, a mask (drop path) in a block that is not known
+            while ``target_layer_name`` is None, or ``drop_rate=None`` and no mask with a rate above 0. The model is
+            left as it was.
     """
     check_method(stochastic_method, drop_distribution, rescale, sync_gates)
     if drop_rate is not None:
@@ -87,6 +89,7 @@ def apply_stochastic_depth(
     for name, block in blocks:
         if not isinstance(block, GatedBlock):
             _check_swappable(name, block)
+    _check_masks(model, blocks, target_layer_name)
     count = len(blocks)
     if drop_rate is None:
         probs = _survival_of_masks(model, blocks)
@@ -106,6 +109,23 @@ def apply_stochastic_depth(
             gate.sync_gates = sync_gates
     _log_changes(model, before)
     return count
+
+
+def _check_masks(model: nn.Module, blocks: list[tuple[str, nn.Module]], target: str | type[nn.Module] | None) -> None:
+    """Refuse a model that would be half converted, unless the caller has chosen the blocks.
+
+    Raises:
+        ValueError: masks would stay in blocks that are not known, and no target was given.
+    """
+    unknown, alone = masks_beside(model, {block for _, block in blocks})
+    kind = type(model).__name__
+    if unknown and target is None:
+        raise ValueError(
+            f"{kind} masks branches (drop path) in {', '.join(unknown)} too, where the masks would stay: teach them "
+            "with register_block, or choose the blocks to change with target_layer_name"
+        )
+    if unknown or alone:
+        logger.warning("%s: the masks (drop path) in %s stay", kind, ", ".join([*unknown, *alone]))
 
 
 def _survival_of_masks(model: nn.Module, blocks: list[tuple[str, nn.Module]]) -> list[list[float]]:

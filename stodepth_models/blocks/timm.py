@@ -1,65 +1,12 @@
-"""timm's ResNet blocks, with what timm adds to them: attention, anti-aliasing, DropBlock. Imports timm."""
+"""timm's residual blocks, by the full name of their class: timm is an optional dependency and is not imported here."""
 
-from collections.abc import Callable
-from typing import Any
+from .gated import BlockSpec
+from .timm_convnets import CONVNETS
+from .timm_inverted import INVERTED
+from .timm_resnets import RESNETS
+from .timm_transformers import TRANSFORMERS
 
-from timm.layers import CecaModule, EcaModule, EffectiveSEModule, SEModule
-from timm.models.resnet import BasicBlock, Bottleneck
-from torch import Tensor, nn
-
-from .gated import BlockSpec, Residual, ScalableWeights, scalable_weights
-
-# Attention that multiplies its input by a function of the input's mean: the layer that sees that mean.
-_MEAN_LAYERS: dict[type[nn.Module], str] = {
-    SEModule: "fc1",
-    EffectiveSEModule: "fc",
-    EcaModule: "conv",
-    CecaModule: "conv",
-}
-
-
-def _basic_branch(block: Any, x: Tensor) -> Tensor:
-    out = block.aa(block.act1(block.drop_block(block.bn1(block.conv1(x)))))
-    return _attend(block, block.bn2(block.conv2(out)))
-
-
-def _bottleneck_branch(block: Any, x: Tensor) -> Tensor:
-    out = block.act1(block.bn1(block.conv1(x)))
-    out = block.aa(block.act2(block.drop_block(block.bn2(block.conv2(out)))))
-    return _attend(block, block.bn3(block.conv3(out)))
-
-
-def _attend(block: Any, out: Tensor) -> Tensor:
-    return out if block.se is None else block.se(out)
-
-
-def _shortcut(block: Any, x: Tensor) -> Tensor:
-    return x if block.downsample is None else block.downsample(x)
-
-
-def _attended_weights(block: Any, norm: nn.Module) -> ScalableWeights:
-    """The norm's weights; the attention behind it has to see the mean it has always seen."""
-    if block.se is None:
-        return scalable_weights(norm)
-    layer = _MEAN_LAYERS.get(type(block.se))
-    if layer is None:
-        raise ValueError(f"it ends in {type(block.se).__name__}, which a scaled input would change")
-    return [*scalable_weights(norm), (getattr(block.se, layer).weight, -1)]
-
-
-def _resnet(branch: Callable[[Any, Tensor], Tensor], activation: str, norm: str) -> BlockSpec:
-    residual = Residual(
-        branch,
-        _shortcut,
-        activation,
-        mask="drop_path",
-        inplace=True,
-        scalable_weights=lambda block: _attended_weights(block, getattr(block, norm)),
-    )
-    return BlockSpec((residual,))
-
-
-TIMM_BLOCKS: dict[type[nn.Module], BlockSpec] = {
-    BasicBlock: _resnet(_basic_branch, "act2", "bn2"),
-    Bottleneck: _resnet(_bottleneck_branch, "act3", "bn3"),
-}
+TIMM_BLOCKS: dict[str, BlockSpec] = {}
+for _family in (RESNETS, CONVNETS, INVERTED, TRANSFORMERS):
+    for _name, _spec in _family.items():
+        TIMM_BLOCKS[f"timm.models.{_name}"] = _spec

@@ -1,0 +1,234 @@
+"""timm's convolutional blocks: ConvNeXt, RegNet, BYOBNet, CSPNet, and those that normalise before they convolve."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from .gated import BlockSpec, Residual, ScalableWeights
+from .timm_ends import ends_in, ends_in_all, unless
+
+_Branch = Callable[[Any, Tensor], Tensor]
+
+
+# convnext, maxxvit: the layer scale is a parameter in one and a module in the other
+def _convnext_body(block: Any, x: Tensor) -> Tensor:
+    x = block.conv_dw(x)
+    if block.use_conv_mlp:
+        return block.mlp(block.norm(x))
+    return block.mlp(block.norm(x.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
+
+
+def _convnext(block: Any, x: Tensor) -> Tensor:
+    out = _convnext_body(block, x)
+    return out if block.gamma is None else out.mul(block.gamma.reshape(1, -1, 1, 1))
+
+
+def _maxxvit_convnext(block: Any, x: Tensor) -> Tensor:
+    x = block.conv_dw(block.down(x))
+    if block.use_conv_mlp:
+        return block.ls(block.mlp(block.norm(x)))
+    return block.ls(block.mlp(block.norm(x.permute(0, 2, 3, 1)))).permute(0, 3, 1, 2)
+
+
+def _shortcut(block: Any, x: Tensor) -> Tensor:
+    return block.shortcut(x)
+
+
+# resnetv2, regnet, nfnet: the shortcut, where it has layers, begins behind the first normalisation or activation, and
+# the two share it. A shortcut without layers begins in front of it, and then the branch does that layer by itself.
+def _preact_shortcut(block: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+    if block.downsample is None:
+        return x, x
+    x = block.norm1(x)
+    return x, block.downsample(x)
+
+
+def _preact_start(block: Any, x: Tensor) -> Tensor:
+    if block.downsample is None:
+        x = block.norm1(x)
+    return block.conv1(x)
+
+
+def _preact_basic(block: Any, x: Tensor) -> Tensor:
+    return block.conv2(block.norm2(_preact_start(block, x)))
+
+
+def _preact_bottleneck(block: Any, x: Tensor) -> Tensor:
+    out = block.conv2(block.norm2(_preact_start(block, x)))
+    return block.conv3(block.norm3(out))
+
+
+def _postact_bottleneck(block: Any, x: Tensor) -> Tensor:
+    out = block.norm1(block.conv1(x))
+    out = block.norm2(block.conv2(out))
+    return block.norm3(block.conv3(out))
+
+
+def _downsample(block: Any, x: Tensor) -> Tensor:
+    return x if block.downsample is None else block.downsample(x)
+
+
+def _has_downsample(block: Any) -> bool:
+    return block.downsample is not None
+
+
+def _regnet(block: Any, x: Tensor) -> Tensor:
+    return block.conv3(block.se(block.conv2(block.conv1(x))))
+
+
+def _regnet_normed(block: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+    x = block.norm1(x)
+    return x, block.downsample(x)
+
+
+def _regnet_preact(block: Any, x: Tensor) -> Tensor:
+    out = block.se(block.conv2(block.norm2(block.conv1(x))))
+    return block.conv3(block.norm3(out))
+
+
+def _nfnet_shortcut(block: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+    if block.downsample is None:
+        return x, x
+    x = block.act1(x) * block.beta
+    return x, block.downsample(x)
+
+
+def _nfnet(block: Any, x: Tensor) -> Tensor:
+    if block.downsample is None:
+        x = block.act1(x) * block.beta
+    out = block.conv2(block.act2(block.conv1(x)))
+    if block.conv2b is not None:
+        out = block.conv2b(block.act2b(out))
+    if block.attn is not None:
+        out = block.attn_gain * block.attn(out)
+    out = block.conv3(block.act3(out))
+    if block.attn_last is not None:
+        out = block.attn_gain * block.attn_last(out)
+    if block.skipinit_gain is not None:
+        out = out * block.skipinit_gain
+    return out * block.alpha
+
+
+def _nfnet_weights(block: Any) -> ScalableWeights:
+    if block.skipinit_gain is not None:
+        return [(block.skipinit_gain, 1)]
+    if block.attn_last is not None:
+        raise ValueError(f"it ends in {type(block.attn_last).__name__}, which a scaled input would change")
+    conv = block.conv3  # standardises its weight: the gain scales what it computes
+    weights: ScalableWeights = [(conv.gain, 1)]
+    if conv.bias is not None:
+        weights.append((conv.bias, 1))
+    return weights
+
+
+# byobnet: a block without a shortcut masks its whole output; that mask stays what it is
+def _has_shortcut(block: Any) -> bool:
+    return block.shortcut is not None
+
+
+def _sequence(*names: str) -> _Branch:
+    def branch(block: Any, x: Tensor) -> Tensor:
+        for name in names:
+            x = getattr(block, name)(x)
+        return x
+
+    return branch
+
+
+def _byobnet(*names: str) -> BlockSpec:
+    """A ResNet-like block whose branch calls these submodules in order; attention may follow the last convolution."""
+    weights = ends_in(f"{names[-1]}.bn")
+    branch = _sequence(*names)
+    if "attn" in names:
+        branch = _sequence(*names, "attn_last")
+        weights = unless("attn_last", weights)
+    residual = Residual(branch, _shortcut, "act", "drop_path", scalable_weights=weights)
+    return BlockSpec((residual,), is_residual=_has_shortcut, masks_alone=True)
+
+
+def _reparametrisable(branch: _Branch, weights: Callable[[Any], ScalableWeights]) -> BlockSpec:
+    residual = Residual(
+        branch,
+        lambda block, x: block.identity(x),
+        lambda block, out: block.act(block.attn(out)),
+        "drop_path",
+        inplace=True,
+        scalable_weights=weights,
+    )
+    return BlockSpec((residual,), is_residual=_is_reparametrisable)
+
+
+def _is_reparametrisable(block: Any) -> bool:
+    return block.reparam_conv is None and block.identity is not None
+
+
+def _repvgg(block: Any, x: Tensor) -> Tensor:
+    return block.conv_1x1(x) + block.conv_kxk(x)
+
+
+def _mobileone(block: Any, x: Tensor) -> Tensor:
+    convs = list(block.conv_kxk)
+    if block.conv_scale is not None:
+        convs.insert(0, block.conv_scale)
+    out = convs[0](x)
+    for conv in convs[1:]:
+        out = out + conv(x)
+    return out
+
+
+def _mobileone_weights(block: Any) -> ScalableWeights:
+    names = [f"conv_kxk.{index}.bn" for index in range(len(block.conv_kxk))]
+    if block.conv_scale is not None:
+        names.append("conv_scale.bn")
+    return ends_in_all(*names)(block)
+
+
+def _plain(branch: _Branch, *ends: str, activation: str | None = None) -> BlockSpec:
+    return BlockSpec((Residual(branch, None, activation, "drop_path", scalable_weights=ends_in(*ends)),))
+
+
+def _preact(branch: _Branch, *ends: str) -> BlockSpec:
+    residual = Residual(branch, mask="drop_path", scalable_weights=ends_in(*ends), prepare=_preact_shortcut)
+    return BlockSpec((residual,))
+
+
+_CONVNEXT = Residual(_convnext, _shortcut, mask="drop_path", scalable_weights=ends_in("gamma", "mlp.fc2"))
+_MAXXVIT = Residual(_maxxvit_convnext, _shortcut, mask="drop_path", scalable_weights=ends_in("ls.gamma", "mlp.fc2"))
+_POSTACT = Residual(_postact_bottleneck, _downsample, "act3", "drop_path", scalable_weights=ends_in("norm3"))
+_REGNET = Residual(_regnet, _downsample, "act3", "drop_path", scalable_weights=ends_in("conv3.bn"))
+_REGNET_PREACT = Residual(_regnet_preact, mask="drop_path", scalable_weights=ends_in("conv3"), prepare=_regnet_normed)
+_NFNET = Residual(
+    _nfnet,
+    mask="drop_path",
+    scalable_weights=_nfnet_weights,
+    prepare=_nfnet_shortcut,
+)
+_CSP_BOTTLENECK = Residual(
+    _sequence("conv1", "conv2", "attn2", "conv3", "attn3"),
+    activation="act3",
+    mask="drop_path",
+    scalable_weights=unless("attn3", ends_in("conv3.bn")),
+)
+_CSP = _plain(_sequence("conv1", "attn", "conv2"), "conv2.bn")
+
+CONVNETS: dict[str, BlockSpec] = {
+    "convnext.ConvNeXtBlock": BlockSpec((_CONVNEXT,)),
+    "maxxvit.ConvNeXtBlock": BlockSpec((_MAXXVIT,)),
+    "resnetv2.PreActBasic": _preact(_preact_basic, "conv2"),
+    "resnetv2.PreActBottleneck": _preact(_preact_bottleneck, "conv3"),
+    "resnetv2.Bottleneck": BlockSpec((_POSTACT,)),
+    "regnet.Bottleneck": BlockSpec((_REGNET,), is_residual=_has_downsample),
+    "regnet.PreBottleneck": BlockSpec((_REGNET_PREACT,), is_residual=_has_downsample),
+    "nfnet.NormFreeBlock": BlockSpec((_NFNET,)),
+    "byobnet.BasicBlock": _byobnet("conv1_kxk", "attn", "conv2_kxk"),
+    "byobnet.BottleneckBlock": _byobnet("conv1_1x1", "conv2_kxk", "conv2b_kxk", "attn", "conv3_1x1"),
+    "byobnet.DarkBlock": _byobnet("conv1_1x1", "attn", "conv2_kxk"),
+    "byobnet.EdgeBlock": _byobnet("conv1_kxk", "attn", "conv2_1x1"),
+    "byobnet.SelfAttnBlock": _byobnet("conv1_1x1", "conv2_kxk", "self_attn", "post_attn", "conv3_1x1"),
+    "byobnet.RepVggBlock": _reparametrisable(_repvgg, ends_in_all("conv_1x1.bn", "conv_kxk.bn")),
+    "byobnet.MobileOneBlock": _reparametrisable(_mobileone, _mobileone_weights),
+    "cspnet.BottleneckBlock": BlockSpec((_CSP_BOTTLENECK,)),
+    "cspnet.DarkBlock": _CSP,
+    "cspnet.EdgeBlock": _CSP,
+}
