@@ -175,7 +175,7 @@ def _check_archive(path: Path, name: str) -> None:
             for entry in archive.infolist():
                 if entry.compress_type != zipfile.ZIP_STORED:
                     raise CheckpointError(
-                        f"{name} is refused: {entry.filename} is compressed, which PyTorch never does"
+                        f"{name} is refused: {entry.filename} is compressed; save its state dict with torch.save"
                     )
             damaged = archive.testzip()
     except CheckpointError:
@@ -187,7 +187,9 @@ def _check_archive(path: Path, name: str) -> None:
 
 
 def _read_pickle(path: Path, name: str) -> Any:
-    if zipfile.is_zipfile(path):
+    with open(path, "rb") as file:
+        is_archive = file.read(4) == b"PK\x03\x04"
+    if is_archive:
         _check_archive(path, name)
     try:
         with warnings.catch_warnings():

@@ -151,7 +151,7 @@ def _why(checkpoint: Checkpoint, target: Mapping[str, Tensor], classifier: list[
     if classifier[0] not in target:
         return "the model has no classifier"
     if checkpoint.num_classes is None:
-        return "the file has none"
+        return "none of that name stands beside the network in the file"
     return "the number of classes differs"
 
 

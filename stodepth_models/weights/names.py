@@ -79,8 +79,15 @@ EVAL_SCALES = "eval_scales"
 OPTIONAL_BUFFERS = "num_batches_tracked"  # neither files from before PyTorch 0.4.1 nor frozen batch norms have it
 
 
+MAX_WRAPPERS = 20  # mappings within one another; a mapping that holds itself has no end
+
+
 def unwrap(content: Any) -> tuple[Any, list[str]]:
-    """Return the innermost mapping of weights and the wrapper keys that led there."""
+    """Return the innermost mapping of weights and the wrapper keys that led there.
+
+    Raises:
+        CheckpointError: mappings lie deeper than ``MAX_WRAPPERS``, or one holds itself.
+    """
     path: list[str] = []
     while isinstance(content, Mapping):
         inner = next((key for key in WRAPPERS if _holds_tensors(content.get(key))), None)
@@ -88,13 +95,18 @@ def unwrap(content: Any) -> tuple[Any, list[str]]:
             break
         content = content[inner]
         path.append(inner)
+        if len(path) > MAX_WRAPPERS:
+            raise CheckpointError(f"weights lie in more than {MAX_WRAPPERS} mappings, or in one that holds itself")
     return content, path
 
 
-def _holds_tensors(content: Any) -> bool:
-    """Whether weights lie in a mapping, however deep: an average that was switched off leaves an empty one."""
-    return isinstance(content, Mapping) and any(
-        isinstance(value, Tensor) or _holds_tensors(value) for value in content.values()
+def _holds_tensors(content: Any, depth: int = MAX_WRAPPERS) -> bool:
+    """Whether weights lie in a mapping: an average that was switched off leaves an empty one."""
+    if not isinstance(content, Mapping) or depth < 0:
+        return False
+    values = content.values()
+    return any(isinstance(value, Tensor) for value in values) or any(
+        _holds_tensors(value, depth - 1) for value in values
     )
 
 

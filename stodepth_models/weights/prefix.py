@@ -36,7 +36,7 @@ def without_prefix(checkpoint: Checkpoint, body: Iterable[str]) -> Checkpoint:
         listed = ", ".join(repr(prefix) for prefix in whole)
         raise CheckpointError(
             f"{checkpoint.name} holds {len(whole)} networks that fit, under {listed}: choose one with "
-            f"load_pretrained(..., prefix={whole[0]!r}), in training with --model.weights_prefix"
+            f"load_pretrained(..., prefix={whole[0]!r})"
         )
     best, count = counts.most_common(1)[0]
     # Names that fit in part are those of another network: the error then lists what is missing of the better match.

@@ -223,5 +223,38 @@ def test_a_compressed_archive_is_refused_before_it_is_unpacked(tmp_path):
     with zipfile.ZipFile(path) as source, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as target:
         for entry in source.infolist():
             target.writestr(entry.filename, source.read(entry))
-    with pytest.raises(sdm.CheckpointError, match="is compressed, which PyTorch never does"):
+    with pytest.raises(sdm.CheckpointError, match="is compressed; save its state dict"):
         sdm.load_pretrained(sdm.cifar_resnet20_stodepth_lineardecay(), packed)
+
+
+def held_by_itself():
+    content = {"state_dict": dict(STATE)}
+    content["state_dict"]["model"] = content
+    return content
+
+
+def wrapped(times):
+    content = dict(STATE)
+    for _ in range(times):
+        content = {"model": content}
+    return content
+
+
+@pytest.mark.parametrize("content", [held_by_itself(), wrapped(400), wrapped(5000)], ids=["itself", "400", "5000"])
+def test_mappings_without_an_end_are_refused(content):
+    with pytest.raises(sdm.CheckpointError):
+        sdm.load_pretrained(sdm.cifar_resnet20_stodepth_lineardecay(), content)
+
+
+@pytest.mark.parametrize("build", [held_by_itself, lambda: wrapped(100)], ids=["itself", "100"])
+def test_files_of_mappings_without_an_end_are_refused(build, tmp_path):
+    path = tmp_path / "net.pth"
+    torch.save(build(), path)
+    with pytest.raises(sdm.CheckpointError):
+        sdm.load_pretrained(sdm.cifar_resnet20_stodepth_lineardecay(), path)
+
+
+def test_a_few_wrappers_are_taken_off():
+    model = sdm.cifar_resnet20_stodepth_lineardecay(mult_flag=False)
+    sdm.load_pretrained(model, wrapped(10))
+    assert torch.equal(model.conv1.weight, STATE["conv1.weight"])
