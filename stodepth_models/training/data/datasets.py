@@ -36,6 +36,7 @@ class Data:
         flip: mirror at random.
         mean: of each channel, ``(3,)``, in [0, 1].
         std: of each channel, ``(3,)``.
+        is_held_back: whether ``valid`` was taken out of the training images.
     """
 
     train: Split | None
@@ -48,6 +49,7 @@ class Data:
     flip: bool
     mean: Tensor
     std: Tensor
+    is_held_back: bool = False
 
     @cached_property
     def fingerprint(self) -> dict[str, str]:
@@ -77,7 +79,8 @@ def load_data(config: DataConfig, split: str | None = None) -> Data:
     train, valid = splits.get("train"), splits.get("valid")
     if train is None and split is None:
         raise ValueError(f"data.root: {config.root} has no train/ folder, only {', '.join(splits)}")
-    if train is not None and valid is None:
+    is_held_back = train is not None and valid is None
+    if train is not None and is_held_back:
         size = config.valid_size or _VALID_SIZES.get(config.name) or max(1, len(train.labels) // 10)
         train, valid = hold_back(train, size, config.split_seed, classes)
     if train is not None and config.images_per_class is not None:
@@ -87,7 +90,8 @@ def load_data(config: DataConfig, split: str | None = None) -> Data:
     if resize_to < side:
         raise ValueError(f"data.resize must be at least the side of {side} pixels that is cut out, got {resize_to}")
     padding, flip = _padding(config, side), _is_flipped(config)
-    return Data(train, valid, splits.get("test"), classes, side, resize_to, padding, flip, mean, std)
+    test = splits.get("test")
+    return Data(train, valid, test, classes, side, resize_to, padding, flip, mean, std, is_held_back)
 
 
 def _padding(config: DataConfig, side: int) -> int:

@@ -116,6 +116,9 @@ class RunFolder:
         if changed:
             raise SettingsError(f"resume: {self.path} was run on other images: {'; '.join(changed[:5])}")
         changed = changed_images(_compared(then, now), _compared(now, then)) if has_checkpoint else []
+        if has_checkpoint and data.is_held_back and "fingerprint" not in then:
+            # They would be validated on images that they were trained on.
+            changed.append("version 0.1.0 held other images back for validation")
         if not changed:
             return
         what = f"resume: {self.path} was run on other images: {'; '.join(changed)}"

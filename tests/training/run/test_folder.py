@@ -121,6 +121,17 @@ def test_another_number_of_images_is_refused_whatever_is_accepted(tmp_path):
     folder.check_data(config, dataclasses.replace(data, test=data.test.select(torch.arange(3))))
 
 
+def test_a_run_of_version_0_1_0_that_held_images_back_is_refused(tmp_path):
+    data = load_data(DataConfig(name="digits"))
+    folder, config = begun(tmp_path, data)
+    saved = json.loads(folder.config.read_text())
+    folder.check_data(config, data)
+    del saved["run"], saved["data"]["fingerprint"]
+    folder.config.write_text(json.dumps(saved))
+    with pytest.raises(SettingsError, match=r"0\.1\.0 held other images back for validation; .*--data\.changed accept"):
+        folder.check_data(config, data)
+
+
 def test_a_run_of_version_0_1_0_goes_on_without_a_fingerprint(tmp_path):
     data = load_data(DataConfig(name="fake", fake_images=20, fake_classes=4, image_size=8))
     folder, config = begun(tmp_path, data)
