@@ -187,13 +187,13 @@ def _masked(args: argparse.Namespace, survival: Gates) -> dict[str, nn.Module]:
         print("timm is not installed: its drop_path is left out")
     else:
         masks["timm drop_path"] = lambda p: TimmDropPath(1 - p)
-    masked = {"masked twin": _mask(ours(args, 1.0), survival, sdm.DropPath)}
+    masked = {"masked twin": put_masks(ours(args, 1.0), survival, sdm.DropPath)}
     for name, mask in masks.items():
-        masked[name] = _mask(next(iter(baselines(args).values())), survival, mask)
+        masked[name] = put_masks(next(iter(baselines(args).values())), survival, mask)
     return masked
 
 
-def _mask(model: nn.Module, survival: Gates, mask: Callable[[float], nn.Module]) -> nn.Module:
+def put_masks(model: nn.Module, survival: Gates, mask: Callable[[float], nn.Module]) -> nn.Module:
     """Put a mask where timm has it: behind the last normalisation of each branch."""
     for block, survival_prob in zip(_blocks(model), survival, strict=True):
         last = "bn3" if isinstance(block, Bottleneck) else "bn2"
