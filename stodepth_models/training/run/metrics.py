@@ -57,6 +57,11 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], acceler
     return _figures(sums)
 
 
+def figures_of(logits: Tensor, labels: Tensor) -> Figures:
+    """Return the figures of predictions that were made before: logits ``(N, K)`` and labels ``(N,)``."""
+    return _figures(_sums(logits, labels))
+
+
 def chance(labels: Tensor) -> float:
     """Return the accuracy of always naming the commonest class, in [0, 1]."""
     return (labels.bincount().max() / len(labels)).item()
