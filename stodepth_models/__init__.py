@@ -66,6 +66,7 @@ from .weights.published import (
     CifarResNet1202_Weights,
     list_weights,
 )
+from .zoo import SUFFIX, builder_hint
 
 __all__ = [
     "CheckpointError",
@@ -156,9 +157,9 @@ del _name, _old, _new
 
 
 def __getattr__(name: str) -> Any:
-    """Name the builder that is meant by a name of the original project, such as ``resnet18_StoDepth_lineardecay``."""
+    """Name what is meant by a name of the original project, such as ``resnet18_StoDepth_lineardecay``."""
     message = f"module {__name__!r} has no attribute {name!r}"
-    if not name.startswith("_"):
-        hint = did_you_mean(name.lower(), __all__)
-        raise AttributeError(f"{message}; {hint}" if hint else message)
-    raise AttributeError(message)
+    if name.startswith("_"):
+        raise AttributeError(message)
+    hint = builder_hint(name, SUFFIX) or did_you_mean(name, __all__)
+    raise AttributeError(f"{message}; {hint}" if hint else message)

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from inspect import signature
 from numbers import Integral
 from os import PathLike
 from typing import Any, TypeVar
@@ -10,7 +12,7 @@ from torch import Tensor, nn
 from torchvision.models import WeightsEnum
 
 from .blocks.surgery import METHODS
-from .checks import check_choice, check_flag, check_probability
+from .checks import check_choice, check_flag, check_probability, did_you_mean
 from .layers.draw import MODES, RESCALES
 from .layers.residual import StochasticGate, StochasticResidual
 from .survival import DEPTH_RULES, linear_decay, set_survival_probs
@@ -18,7 +20,7 @@ from .weights.config import BuiltWith, Configured
 from .weights.load import builder_source, load_checkpoint
 from .weights.names import CLASSIFIER
 from .weights.sources import read_checkpoint
-from .zoo import register_builder
+from .zoo import register_builder, registry
 
 Model = TypeVar("Model", bound=Configured)
 Builder = TypeVar("Builder", bound=Callable[..., nn.Module])
@@ -56,18 +58,23 @@ ARGUMENTS = """
 FOREIGN_ARGUMENTS = {
     "multFlag": "mult_flag",
     "prob_0_l": "prob_0_L",
-    "stoch_depth_probability": "prob_0_L=(stoch_depth_probability, stoch_depth_probability)",
-    "survival_prob": "prob_0_L=(survival_prob, survival_prob)",
-    "drop_rate": "prob_0_L=(1.0, 1.0 - drop_rate), mode='row', rescale='train'",
-    "drop_prob": "prob_0_L=(1.0, 1.0 - drop_prob), mode='row', rescale='train'",
-    "drop_path_rate": "prob_0_L=(1.0, 1.0 - drop_path_rate), mode='row', rescale='train'",
-    "stochastic_depth_prob": "prob_0_L=(1.0, 1.0 - stochastic_depth_prob), mode='row', rescale='train'",
+    "p_L": "prob_0_L=(1.0, p_L)",
     "features_only": "torchvision.models.feature_extraction.create_feature_extractor",
     "in_chans": "a convolution of your own in place of model.conv1",
     "in_channels": "a convolution of your own in place of model.conv1",
     "n_classes": "num_classes",
+    "checkpoint_path": "weights",
     "stochastic_method": "mode",
 }
+_SURVIVAL = ("stoch_depth_probability", "survival_prob", "survival_rate", "keep_prob")
+_DROP_RATES = (
+    "drop_rate", "drop_prob", "drop_path", "drop_path_rate", "drop_connect_rate", "death_rate", "stoch_depth_rate",
+    "stoch_depth_prob", "stochastic_depth_prob", "stochastic_depth_rate",
+)  # fmt: skip
+for _name in _SURVIVAL:
+    FOREIGN_ARGUMENTS[_name] = f"prob_0_L=({_name}, {_name})"
+for _name in _DROP_RATES:
+    FOREIGN_ARGUMENTS[_name] = f"prob_0_L=(1.0, 1.0 - {_name}), mode='row', rescale='train'"
 
 
 def register(builder: Builder) -> Builder:
@@ -137,9 +144,22 @@ def _check_classes(count: Any) -> None:
         raise ValueError(message)
 
 
+def _check_options(name: str, architecture: Any, options: dict[str, Any]) -> None:
+    """Raise a TypeError that names ours where an argument is another project's, or is misspelt."""
+    known = [*signature(registry()[name]).parameters]
+    for cls in architecture.func.__mro__:
+        known += signature(cls.__init__).parameters
+    for option in options:
+        if option in FOREIGN_ARGUMENTS:
+            raise TypeError(f"{name} takes no {option}: use {FOREIGN_ARGUMENTS[option]}")
+        if option not in known:
+            hint = did_you_mean(option, known)
+            raise TypeError(f"{name} takes no {option}; {hint}" if hint else f"{name} takes no {option}")
+
+
 def build(
     name: str,
-    architecture: Callable[..., Model],
+    architecture: partial[Model],
     enum: type[WeightsEnum],
     pretrained: bool,
     weights: Any,
@@ -151,7 +171,7 @@ def build(
 
     Args:
         name: name of the builder.
-        architecture: makes the model from ``options``.
+        architecture: the network's class with what the builder fixes; makes the model from ``options``.
         enum: the builder's published weights.
         pretrained: load the builder's default weights.
         weights: member or name of ``enum``, or any source that :func:`load_pretrained` takes.
@@ -160,9 +180,7 @@ def build(
         options: keyword arguments of ``architecture``; without ``num_classes``, that of the weights is taken.
     """
     check_flag("pretrained", pretrained)
-    for option in options:
-        if option in FOREIGN_ARGUMENTS:
-            raise TypeError(f"{name} takes no {option}: use {FOREIGN_ARGUMENTS[option]}")
+    _check_options(name, architecture, options)
     _check_classes(options.get("num_classes", 1))
     source = builder_source(name, enum, pretrained, weights)
     model = architecture(**options)  # before anything is read or downloaded: a wrong option is told at once

@@ -15,7 +15,7 @@ def check_probability(name: str, value: Any) -> float:
         TypeError: ``value`` is not a real number.
         ValueError: ``value`` is outside ``[0, 1]`` or nan.
     """
-    if getattr(value, "ndim", None) == 0 or (isinstance(value, Tensor) and value.numel() == 1):
+    if holds_one_number(value):
         value = value.item()
     if isinstance(value, bool) or not isinstance(value, (int, float, Real)):
         raise TypeError(f"{name} must be a probability in [0, 1], got {value!r} of type {type(value).__name__}")
@@ -23,6 +23,13 @@ def check_probability(name: str, value: Any) -> float:
     if not 0.0 <= prob <= 1.0:  # `not ...` also refuses nan
         raise ValueError(f"{name} must be a probability in [0, 1], got {value}")
     return prob
+
+
+def holds_one_number(value: Any) -> bool:
+    """Return whether ``value`` is a tensor of one element, or an array of NumPy without dimensions."""
+    if isinstance(value, Tensor):
+        return value.numel() == 1
+    return getattr(value, "ndim", None) == 0
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> str:
@@ -61,9 +68,16 @@ def check_whole(name: str, value: Any, least: int) -> int:
     return value
 
 
-def did_you_mean(name: str, known: Iterable[str], count: int = 1) -> str:
-    """Return a question that names the nearest of the known names, for the end of a message; empty without one."""
+def did_you_mean(name: str, known: Iterable[str], count: int = 1, suffix: str = "") -> str:
+    """Return a question that names the nearest of the known names, for the end of a message; empty without one.
+
+    Args:
+        name: what was given.
+        known: what may have been meant.
+        count: at most so many are named.
+        suffix: is added to each of them.
+    """
     near = difflib.get_close_matches(name, list(known), n=count)
     if not near:
         return ""
-    return f"did you mean {' or '.join(near)}?"
+    return f"did you mean {' or '.join(match + suffix for match in near)}?"

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .checks import check_choice, check_probability, check_whole
+from .checks import check_choice, check_probability, check_whole, holds_one_number
 from .layers.residual import ScheduledProb, StochasticGate
 
 DEPTH_RULES = ("inclusive", "paper")
@@ -88,7 +88,7 @@ def set_survival_probs(model: nn.Module, probs: float | Sequence[float]) -> None
     """
     gates = _stochastic_gates(model)
     values: list[Any] = [probs] * len(gates)
-    if isinstance(probs, Iterable) and not isinstance(probs, str):
+    if isinstance(probs, Iterable) and not isinstance(probs, str) and not holds_one_number(probs):
         values = list(probs)
     if len(values) != len(gates):
         raise ValueError(
@@ -297,8 +297,7 @@ def _stochastic_gates(model: nn.Module) -> list[StochasticGate]:
 
 def _one_each(name: str, probs: Probs, count: int) -> list[float]:
     """Return one probability for each of ``count`` blocks."""
-    is_scalar = getattr(probs, "ndim", None) == 0  # of torch or NumPy
-    if is_scalar or isinstance(probs, str) or not isinstance(probs, Iterable):
+    if holds_one_number(probs) or isinstance(probs, str) or not isinstance(probs, Iterable):
         return [check_probability(name, probs)] * count
     values = [check_probability(name, value) for value in probs]
     if len(values) == 2:

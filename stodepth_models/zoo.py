@@ -1,5 +1,6 @@
 """Which builders there are, and which of them a name means."""
 
+import re
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
@@ -62,12 +63,23 @@ def full_name(name: str) -> str:
         ValueError: there is none; the message names the nearest ones.
     """
     known = builder_names()
-    short = name.lower().removesuffix(SUFFIX)
-    if short + SUFFIX in known:
-        return short + SUFFIX
-    hint = did_you_mean(short, [builder.removesuffix(SUFFIX) for builder in known], count=3)
-    if f"cifar_{short}{SUFFIX}" in known:
-        hint = f"did you mean cifar_{short}?"
-    if not hint:
-        hint = f"known: {', '.join(known)}"
+    full = name.lower().removesuffix(SUFFIX) + SUFFIX
+    if full in known:
+        return full
+    hint = builder_hint(name) or f"known: {', '.join(known)}"
     raise ValueError(f"no model {name!r} in the zoo; {hint}")
+
+
+def builder_hint(name: str, suffix: str = "") -> str:
+    """Return a question that names the builders that ``name`` may stand for, with ``suffix``; empty without one."""
+    known = [builder.removesuffix(SUFFIX) for builder in builder_names()]
+    # Other projects write resnet18_StoDepth, resnet20_cifar10, cifar-resnet20 or ResNet110.
+    words = re.split(r"[_-]", name.lower().removesuffix(SUFFIX))
+    network = "_".join(word for word in words if not word.startswith(("cifar", "stodepth", "lineardecay")))
+    candidates = [network, f"cifar_{network}"]
+    if any(word.startswith("cifar") for word in words):
+        candidates.reverse()
+    for candidate in candidates:
+        if candidate in known:
+            return f"did you mean {candidate}{suffix}?"
+    return did_you_mean("_".join(words), known, count=3, suffix=suffix)

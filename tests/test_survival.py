@@ -39,6 +39,13 @@ def test_the_ends_are_exact():
     assert uniform(3, 0.2) == [0.2, 0.2, 0.2]
 
 
+@pytest.mark.parametrize("value", [torch.tensor(0.25), torch.tensor([0.25]), np.float32(0.25), np.array(0.25)])
+def test_numbers_of_torch_and_numpy_are_taken_for_all_blocks(value):
+    model = cifar_resnet20_stodepth_lineardecay()
+    set_survival_probs(model, value)
+    assert survival_probs(model) == [0.25] * 9
+
+
 def test_get_and_set_follow_forward_order():
     model = cifar_resnet20_stodepth_lineardecay()
     assert survival_probs(model) == pytest.approx(linear_decay(9))
