@@ -4,7 +4,7 @@
 import argparse
 from pathlib import Path
 
-from stodepth_models.training.cli import run_script
+from stodepth_models.training.exits import run_script
 from stodepth_models.training.report.results import collect
 
 

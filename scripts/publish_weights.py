@@ -1,51 +1,7 @@
 #!/usr/bin/env python3
-"""Publish what a run has trained: its best weights, their entry in the index, and the tables made from the index.
+"""The command ``stodepth publish``, for a checkout."""
 
-    python scripts/publish_weights.py runs/resnet20 --name CIFAR10_JPEG_V1 --default --root cifar10-jpeg.tar.xz \\
-        --recipe configs/zoo_cifar10.yaml --commit cf76ef6 --machine "2 CPU cores" --images "32x32 photographs."
-    python scripts/publish_weights.py  # the tables alone, after an edit of the index
-"""
-
-import argparse
-import json
-from pathlib import Path
-
-from stodepth_models.training.cli import run_script
-from stodepth_models.training.publish import Origin, model_table, publish, training_table
-from stodepth_models.training.report.tables import fill_in
-
-ROOT = Path(__file__).resolve().parents[1]
-TABLES = {"models": model_table, "training": training_table}
-PAGES = {"README.md": ["models"], "weights/README.md": ["models", "training"]}
-
-
-def main() -> None:
-    """Parse, publish, and rewrite the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", nargs="?", type=Path, help="folder of a finished run")
-    parser.add_argument("--name", help="member of the builder's enum, such as CIFAR10_JPEG_V1")
-    parser.add_argument("--default", action="store_true", help="what pretrained=True loads")
-    parser.add_argument("--root", type=Path, help="data set of the run: its test images are evaluated anew")
-    parser.add_argument("--recipe", help="file of settings of the run, in this repository")
-    parser.add_argument("--commit", help="that the run was trained with")
-    parser.add_argument("--machine", help="that the run was trained on")
-    parser.add_argument("--images", help="a sentence about the data set")
-    options = parser.parse_args()
-    if options.run is not None:
-        needed = ("name", "root", "recipe", "commit", "machine", "images")
-        missing = [name for name in needed if getattr(options, name) is None]
-        if missing:
-            parser.error(f"a run needs --{' --'.join(missing)}")
-        origin = Origin(options.recipe, options.commit, options.machine, options.images)
-        entry = publish(options.run, ROOT / "weights", options.name, options.default, options.root, origin)
-        print(f"weights/{entry['file']}: top-1 {entry['acc@1']:.2f} % on {entry['dataset']}")
-    entries = json.loads((ROOT / "weights" / "index.json").read_text(encoding="utf-8"))["weights"]
-    for page, tables in PAGES.items():
-        text = (ROOT / page).read_text(encoding="utf-8")
-        for name in tables:
-            text = fill_in(text, name, TABLES[name](entries))
-        (ROOT / page).write_text(text, encoding="utf-8")
-
+from stodepth import main
 
 if __name__ == "__main__":
-    run_script(main)
+    main("publish")

@@ -1,32 +1,7 @@
 #!/usr/bin/env python3
-"""Turn runs into tables and plots: ``python scripts/report.py runs/ -o report/``."""
+"""The command ``stodepth report``, for a checkout."""
 
-import argparse
-from pathlib import Path
-
-from stodepth_models.training.cli import run_script
-from stodepth_models.training.report.page import write_report
-from stodepth_models.training.report.tables import fill_in
-
-
-def main() -> None:
-    """Parse and write."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("runs", type=Path, help="folder of runs, at any depth")
-    parser.add_argument("-o", "--output", type=Path, default=Path("report"), help="folder of the report")
-    parser.add_argument(
-        "--processor-time", action="store_true", help="compare processor time: for runs that shared a CPU with others"
-    )
-    parser.add_argument("--page", type=Path, help="Markdown page that shows the tables between its markers")
-    options = parser.parse_args()
-    report = write_report(options.runs, options.output, options.processor_time)
-    if options.page is not None:
-        text = options.page.read_text(encoding="utf-8")
-        for name, table in report.tables.items():
-            text = fill_in(text, name, table)
-        options.page.write_text(text, encoding="utf-8")
-    print(f"{report.runs} runs in {options.output / 'index.html'}; {len(report.unfinished)} not finished, left out")
-
+from stodepth import main
 
 if __name__ == "__main__":
-    run_script(main)
+    main("report")

@@ -38,6 +38,7 @@ ORDER = (
     ("builder",),
     ("resnet", "cifar"),
     ("callbacks", "training"),
+    ("__main__",),
 )
 
 

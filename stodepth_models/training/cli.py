@@ -1,73 +1,60 @@
-"""From a command line and YAML files to a settings object, or to one clear line and an exit code.
-
-Every command imports this module first, so it is here that a missing extra ``[train]`` is reported.
-"""
+"""From a command line and YAML files to a settings object, or to one clear line and an exit code."""
 
 import dataclasses
 import sys
-from collections.abc import Callable, Sequence
-from importlib.util import find_spec
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import TypeVar
 
-from .errors import Diverged, SettingsError
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser
 
-_EXTRA = ("accelerate", "jsonargparse", "matplotlib", "PIL", "scipy", "sklearn", "tensorboard", "tqdm", "yaml")
-_missing = [name for name in _EXTRA if find_spec(name) is None]
-if _missing:
-    # The package is in no index: its name alone would install nothing, or what somebody else published under it.
-    raise ImportError(
-        f"this command needs {', '.join(_missing)}: pip install -e '.[train]' in a checkout, or "
-        "pip install 'stodepth_models[train] @ git+https://github.com/OWNER/REPO'"
-    )
-
-import yaml  # noqa: E402 - after the check, whose message says what to do
-from jsonargparse import ArgumentError, ArgumentParser  # noqa: E402
-
-EXIT_FAILED = 1
-EXIT_BAD_SETTINGS = 2  # nothing has been done: a setting is wrong
-EXIT_INTERRUPTED = 130  # what shells return after Ctrl-C
+from .exits import EXIT_BAD_SETTINGS, leave
+from .recipes import find_recipe
 
 _SWITCHES = ("--resume", "--json", "--cpu")
 
 Config = TypeVar("Config")
 
 
-def parse(config: type[Config], arguments: Sequence[str] | None = None, description: str = "") -> Config:
+def parse(
+    config: type[Config], arguments: Sequence[str] | None = None, description: str = "", program: str | None = None
+) -> Config:
     """Return the settings that the command line gives, and leave the program with code 2 where it gives none.
 
     Args:
         config: dataclass of settings.
         arguments: without the program's name; None: those of this process.
         description: shown by ``--help``.
+        program: name of the program in ``--help``; None: that of this process.
     """
-    parser = ArgumentParser(description=description, exit_on_error=False, allow_abbrev=False)
-    parser.add_argument("--config", action="config", help="YAML file of settings; what follows it on the line wins")
+    parser = ArgumentParser(prog=program, description=description, exit_on_error=False, allow_abbrev=False)
+    parser.add_argument(
+        "--config", action="config", help="YAML file of settings, or name of a recipe; what follows it on the line wins"
+    )
     parser.add_class_arguments(config)
     try:
         words = _bare_flags(sys.argv[1:] if arguments is None else arguments)
+        words = _with_files(words)
         _check_files(words, config)
         settings = parser.parse_args(words)
         values = parser.instantiate(settings)
         return config(**{key: value for key, value in vars(values).items() if key != "config"})
     except (ArgumentError, TypeError, ValueError) as error:
-        _leave(str(error), EXIT_BAD_SETTINGS)
+        leave(_in_plain_words(str(error)), EXIT_BAD_SETTINGS)
 
 
-def run_script(main: Callable[[], int | None]) -> None:
-    """Run a script's body and leave with its exit code; errors that a user can mend become one line.
-
-    Args:
-        main: returns an exit code, or None for 0.
-    """
-    try:
-        code = main() or 0
-    except (ValueError, OSError, Diverged) as error:
-        _leave(str(error), EXIT_BAD_SETTINGS if isinstance(error, SettingsError) else EXIT_FAILED)
-    except KeyboardInterrupt:
-        _leave("interrupted", EXIT_INTERRUPTED)
-    sys.exit(code)
+def _with_files(words: Sequence[str]) -> list[str]:
+    """Put the file in the place of the name of a recipe."""
+    found = []
+    for before, word in pairwise(["", *words]):
+        if before == "--config":
+            word = str(find_recipe(word))
+        elif word.startswith("--config="):
+            word = f"--config={find_recipe(word.removeprefix('--config='))}"
+        found.append(word)
+    return found
 
 
 def _check_files(words: Sequence[str], config: type) -> None:
@@ -76,8 +63,7 @@ def _check_files(words: Sequence[str], config: type) -> None:
     after_flag = [word for flag, word in pairwise(words) if flag == "--config"]
     joined = [word.removeprefix("--config=") for word in words if word.startswith("--config=")]
     for path in map(Path, after_flag + joined):
-        if path.is_file():  # jsonargparse names a file that is not there
-            _check_file(path, sections)
+        _check_file(path, sections)
 
 
 def _check_file(path: Path, sections: Sequence[str]) -> None:
@@ -103,10 +89,6 @@ def _bare_flags(arguments: Sequence[str]) -> list[str]:
     return words
 
 
-def _leave(message: str, code: int) -> NoReturn:
-    parts = [part.strip() for part in message.splitlines()]
-    line = "; ".join(filter(None, parts))
+def _in_plain_words(message: str) -> str:
     # jsonargparse speaks of parser keys.
-    line = line.replace("Parser key ", "setting ").replace(":;", ":")
-    print(f"error: {line}", file=sys.stderr)
-    sys.exit(code)
+    return message.replace("Parser key ", "setting ").replace(":\n", ": ")

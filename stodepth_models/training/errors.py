@@ -1,10 +1,23 @@
 """How a run ends other than by finishing."""
 
+from collections.abc import Sequence
 from typing import Any
 
 
 class SettingsError(ValueError):
     """A setting that cannot be used: found before any work is done."""
+
+
+class MissingExtra(ImportError):  # noqa: N818 - what is missing
+    """A package of the extra ``[train]`` is not installed."""
+
+    def __init__(self, missing: Sequence[str]) -> None:
+        # The package is in no index: its name alone would install nothing, or what somebody else published under it.
+        super().__init__(
+            f"this command needs {', '.join(missing)}: pip install -e '.[train]' in a checkout, or "
+            "pip install 'stodepth_models[train] @ git+https://github.com/OWNER/REPO', where OWNER/REPO is the "
+            "address that you installed from"
+        )
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error

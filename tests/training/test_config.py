@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from stodepth_models.training.cli import EXIT_BAD_SETTINGS, parse
+from stodepth_models.training.cli import parse
 from stodepth_models.training.config import EvaluateConfig, ModelConfig, TrainConfig
+from stodepth_models.training.exits import EXIT_BAD_SETTINGS
 from stodepth_models.training.run import model as models
 from stodepth_models.training.run.folder import differences
 
@@ -133,13 +134,37 @@ def test_without_the_extra_the_last_line_names_the_remedy(package):
     done = run_train("--help", before=f"sys.modules['{package}'] = None")
     assert done.returncode != 0
     line = done.stderr.strip().splitlines()[-1]
-    assert line.startswith(f"ImportError: this command needs {package}: pip install -e '.[train]' in a checkout")
+    assert line.startswith(f"error: this command needs {package}: pip install -e '.[train]' in a checkout")
     assert "stodepth_models[train] @ git+https://" in line  # not the bare name, which no index has
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_recipe_can_be_read(path):
+def test_every_recipe_can_be_read_by_its_path_and_by_its_name(path):
     assert parse(TrainConfig, ["--config", str(path)]).epochs > 0
+    assert parse(TrainConfig, [f"--config={path.stem}"]) == parse(TrainConfig, ["--config", str(path)])
+
+
+def test_a_file_goes_before_a_recipe_of_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("finetune").write_text("epochs: 77")
+    assert parse(TrainConfig, ["--config", "finetune"]).epochs == 77
+    assert parse(TrainConfig, ["--config", "finetune.yaml"]).epochs == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("finetun", "no recipe of that name; did you mean finetune?; recipes: few_images, finetune, paper_"),
+        ("configs/fintune.yaml", "there is no file configs/fintune.yaml and no recipe"),
+        ("nothing like it", "no recipe of that name; recipes: "),
+    ],
+)
+def test_a_wrong_recipe_lists_the_recipes(name, hint, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        parse(TrainConfig, ["--config", name])
+    line = capsys.readouterr().err
+    assert hint in line
+    assert "short_digits" in line
 
 
 def test_recipes_of_the_paper_have_its_settings_and_a_twin_of_constant_depth():

@@ -1,0 +1,91 @@
+"""Convert weights: any format that the package reads into safetensors with a configuration, or a torchvision file.
+
+    stodepth convert resnet20-12fca82f.th converted/            # what save_pretrained writes
+    stodepth convert resnet20-12fca82f.th resnet20.safetensors  # and resnet20.json beside it
+    stodepth convert trained/model.safetensors resnet50.pth     # a plain one, for torchvision
+
+The evaluation function stays. A torchvision file holds a network of constant depth: evaluation scales are folded in.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torchvision.models import get_model
+
+from ...blocks.fold import fold_rescale
+from ...blocks.surgery import to_torchvision
+from ...cifar import CifarResNet
+from ...weights.checkpoint import Checkpoint, write_file
+from ...weights.config import Configured, config_of
+from ...weights.guess import guess_builder
+from ...weights.hub import CONFIG, WEIGHTS, rebuild
+from ...weights.load import load_checkpoint
+from ...weights.sources import read_checkpoint, resolve_source
+from ...zoo import full_name
+
+PLAIN = (".pth", ".pt", ".th")
+
+
+def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="stodepth convert", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("source", metavar="IN", help="path, URL, hf://org/repo[/file][@revision], or Enum.MEMBER")
+    parser.add_argument("target", metavar="OUT", type=Path, help="folder, .safetensors, or .pth, .pt, .th")
+    parser.add_argument("--model", metavar="NAME", help="builder, with or without its suffix; else told by the weights")
+    return parser.parse_args(words)
+
+
+def build(checkpoint: Checkpoint, builder: str | None) -> Any:
+    """Build the network that the weights belong to: the one they were saved from, or one of constant depth."""
+    if checkpoint.config is not None and builder in (None, checkpoint.config["builder"]):
+        model = rebuild(checkpoint.config, {})
+    else:
+        guess = guess_builder(checkpoint.state_dict)
+        if guess is None and builder is None:
+            raise ValueError(f"{checkpoint.name} matches no builder: name it with --model to see what differs")
+        options: dict[str, str] = {}
+        name = builder
+        if guess is not None and builder in (None, guess[0]):
+            name, options = guess
+        model = get_model(name, prob_0_L=(1.0, 1.0), num_classes=checkpoint.num_classes or 10, **options)
+    load_checkpoint(model, checkpoint)
+    model.eval()
+    return model
+
+
+def write(model: Configured, training: dict[str, Any], target: Path) -> None:
+    """Write the model, and in its configuration what a training run noted beside the weights."""
+    if target.suffix in PLAIN:
+        plain = model if isinstance(model, CifarResNet) else to_torchvision(model)
+        fold_rescale(model)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(plain.state_dict(), target)
+        return
+    if target.suffix == ".safetensors":
+        target.parent.mkdir(parents=True, exist_ok=True)
+        weights, configuration = target, target.with_suffix(".json")
+    elif target.suffix and not target.is_dir():
+        raise ValueError(f"OUT must be a folder or end in .safetensors, {', '.join(PLAIN)}, got {target}")
+    else:
+        model.save_pretrained(target)
+        weights, configuration = target / WEIGHTS, target / CONFIG
+    config = {**config_of(model), **training}
+    write_file(weights, model.state_dict(), config)
+    configuration.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def main(words: Sequence[str]) -> None:
+    """Parse, build the model of the weights, write it."""
+    arguments = parse_arguments(words)
+    builder = None if arguments.model is None else full_name(arguments.model)
+    source = resolve_source(arguments.source, None, "this command")
+    checkpoint = read_checkpoint(source)
+    model = build(checkpoint, builder)
+    training = {key: value for key, value in (checkpoint.config or {}).items() if key == "training"}
+    write(model, training, arguments.target)
+    print(f"{arguments.source} -> {arguments.target}: {config_of(model)['builder']}")

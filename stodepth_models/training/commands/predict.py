@@ -1,0 +1,124 @@
+"""Classify images: the five most likely classes of each, as a table or as JSON.
+
+    stodepth predict --model cifar_resnet20 --weights CIFAR10_JPEG_V1 cat.png photos/
+
+Folders are searched for images. Images are prepared as for the training of the weights, where that is known, else as is
+usual for the family of the model.
+"""
+
+import argparse
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torchvision.models import WeightsEnum, get_model, get_model_weights
+from torchvision.transforms._presets import ImageClassification
+
+from ...weights.hub import saved_arguments
+from ...weights.published import CifarResNet20_Weights
+from ...weights.sources import Source, read_checkpoint, resolve_source, saved_preprocessing
+from ...zoo import full_name
+from ..data.folders import images_below
+from ..data.images import IMAGES, open_rgb, resized, warn_of_unused_bits
+from ..errors import SettingsError
+
+
+def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="stodepth predict", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("images", metavar="IMAGE", nargs="+", type=Path, help="image file, or folder of images")
+    parser.add_argument("--model", metavar="NAME", required=True, help="builder, with or without its suffix")
+    parser.add_argument("--weights", metavar="W", required=True, help="name, path, URL or hf:// address of weights")
+    parser.add_argument("--batch-size", type=int, default=64, help="images a forward pass (default: %(default)s)")
+    parser.add_argument("--top", type=int, default=5, help="classes an image (default: %(default)s)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object a line instead of a table")
+    return parser.parse_args(words)
+
+
+def find_images(paths: list[Path]) -> list[Path]:
+    """Files as given, and the images inside folders."""
+    found = []
+    for path in paths:
+        if not path.exists():
+            raise FileNotFoundError(f"there is no file or folder {path}")
+        inside = [path]
+        if path.is_dir():
+            inside = images_below(path, Counter())
+        if not inside:
+            raise FileNotFoundError(f"the folder {path} holds no images ({', '.join(IMAGES)})")
+        found += inside
+    return found
+
+
+def read(name: str, weights: str) -> Source:
+    """Return published weights, or the content of a file, which is read once."""
+    source = resolve_source(weights, get_model_weights(name), name)
+    return source if isinstance(source, WeightsEnum) else read_checkpoint(source)
+
+
+def build(name: str, source: Source) -> nn.Module:
+    """Return the model with its weights, and with the options that their file says it was built with."""
+    return get_model(name, weights=source, **saved_arguments(name, source))
+
+
+def preprocessing(model: str, source: Source) -> Callable[[Image.Image], Tensor]:
+    """Return the preprocessing that the weights were trained with, or what is usual for the family."""
+    if isinstance(source, WeightsEnum):
+        return source.transforms()
+    saved = saved_preprocessing(source)
+    if saved is not None:
+        resize = saved.resize or resized(saved.side)
+        return ImageClassification(crop_size=saved.side, resize_size=resize, mean=saved.mean, std=saved.std)
+    usual = CifarResNet20_Weights.CIFAR10_IDELBAYEV.transforms
+    return (usual if model.startswith("cifar") else partial(ImageClassification, crop_size=224))()
+
+
+def batches(paths: list[Path], size: int) -> Iterator[list[Path]]:
+    remaining = iter(paths)
+    while batch := list(islice(remaining, size)):
+        yield batch
+
+
+@torch.inference_mode()
+def predict(model: nn.Module, transforms: Callable[..., Tensor], paths: list[Path], top: int) -> list[dict[str, Any]]:
+    """Return path, classes and probabilities of each image."""
+    probabilities = model(torch.stack([transforms(open_rgb(path)) for path in paths])).softmax(1)
+    values, indices = probabilities.topk(min(top, probabilities.size(1)))
+    categories: Any = model.categories or [f"class {index}" for index in range(probabilities.size(1))]
+    return [
+        {"image": str(path), "classes": [categories[index] for index in row.tolist()], "probabilities": shares.tolist()}
+        for path, row, shares in zip(paths, indices, values, strict=True)
+    ]
+
+
+def show(result: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(result))
+        return
+    print(result["image"])
+    for name, share in zip(result["classes"], result["probabilities"], strict=True):
+        print(f"  {100 * share:6.2f} %  {name}")
+
+
+def main(words: Sequence[str]) -> None:
+    """Parse, then classify batch after batch."""
+    arguments = parse_arguments(words)
+    if min(arguments.batch_size, arguments.top) < 1:
+        raise SettingsError("--batch-size and --top must be at least 1")
+    paths = find_images(arguments.images)
+    warn_of_unused_bits(paths)
+    name = full_name(arguments.model)
+    source = read(name, arguments.weights)
+    model = build(name, source).eval()
+    transforms = preprocessing(name, source)
+    for batch in batches(paths, arguments.batch_size):
+        for result in predict(model, transforms, batch, arguments.top):
+            show(result, arguments.json)

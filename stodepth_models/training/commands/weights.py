@@ -1,0 +1,27 @@
+"""``stodepth weights``: the weights that are published, and how to load them."""
+
+import argparse
+from collections.abc import Sequence
+
+from ...weights.published import list_weights
+
+_HOW = """
+Those of the CIFAR family whose data are called CIFAR-10 (JPEG) ship with the package, the others are downloaded.
+In Python, with the model and the weights of a line:
+
+    import stodepth_models as sdm
+    model = sdm.cifar_resnet20_stodepth_lineardecay(weights="CIFAR10_JPEG_V1")
+
+From the shell:
+
+    stodepth predict --model cifar_resnet20 --weights CIFAR10_JPEG_V1 cat.png"""
+
+
+def main(words: Sequence[str]) -> None:
+    """Parse and list."""
+    parser = argparse.ArgumentParser(
+        prog="stodepth weights", description="List the weights that ship, and how to load them. Nothing is downloaded."
+    )
+    parser.parse_args(words)
+    print(list_weights())
+    print(_HOW)
