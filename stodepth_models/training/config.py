@@ -178,30 +178,55 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """Stochastic gradient descent and its learning rate.
+    """The optimizer, its learning rate and the loss.
 
     Attributes:
         lr: peak learning rate, for the global batch.
+        opt: optimizer of timm by name, such as ``adamw``, ``lamb`` or ``sgd``, without weight decay on norms and
+            biases; none given: the paper's SGD.
+        opt_eps: none given: that of the optimizer.
+        opt_betas: none given: those of the optimizer.
+        opt_args: further arguments of the optimizer.
+        layer_decay: factor of the learning rate from each layer to the one before it; needs ``opt``.
+        sched: schedule of timm by name, such as ``cosine``, ``multistep``, ``poly`` or ``constant``, with a linear
+            warm-up; none given: ``schedule``.
+        sched_on_updates: timm's schedule moves after each step instead of each epoch.
+        min_lr: at the end of timm's schedule.
+        decay_epochs: of timm's ``step``; none given: timm's own.
+        decay_rate: of timm's ``step`` and ``multistep``; the power of ``poly``.
+        sched_args: further arguments of ``timm.scheduler.create_scheduler_v2``, such as ``decay_milestones``.
         schedule: ``"step"`` multiplies by ``gamma`` after each of ``milestones``; ``"cosine"`` falls to 0;
             ``"onecycle"`` rises for three tenths of the run and falls to 0; ``"constant"``.
         milestones: epochs.
         gamma: factor at a milestone.
-        warmup_epochs: epochs at ``warmup_lr`` before the schedule counts; it keeps its own time.
-        warmup_lr: learning rate in those epochs.
-        momentum: of SGD.
-        nesterov: Nesterov's momentum.
-        dampening: of the momentum; 0 with ``nesterov``.
-        weight_decay: L2 penalty on all parameters.
+        warmup_epochs: epochs at ``warmup_lr`` before ``schedule`` counts; it keeps its own time. With ``sched`` the
+            learning rate rises from ``warmup_lr`` on a line.
+        warmup_lr: none given: 0.01 with ``schedule``, 1e-5 with ``sched``.
+        momentum: of SGD, and of the optimizers of timm that have one.
+        nesterov: Nesterov's momentum, of the paper's SGD.
+        dampening: of the momentum of the paper's SGD; 0 with ``nesterov``.
+        weight_decay: L2 penalty on all parameters; with ``opt`` that of the optimizer.
         label_smoothing: share of the target spread over all classes.
         accumulate: micro-batches a step; the global batch is split into them.
     """
 
     lr: float = 0.1
+    opt: str | None = None
+    opt_eps: float | None = None
+    opt_betas: tuple[float, ...] | None = None
+    opt_args: dict[str, Any] = field(default_factory=dict)
+    layer_decay: float | None = None
+    sched: str | None = None
+    sched_on_updates: bool = False
+    min_lr: float = 0.0
+    decay_epochs: float | None = None
+    decay_rate: float = 0.1
+    sched_args: dict[str, Any] = field(default_factory=dict)
     schedule: Literal["step", "cosine", "onecycle", "constant"] = "cosine"
     milestones: tuple[int, ...] = ()
     gamma: float = 0.1
     warmup_epochs: int = 0
-    warmup_lr: float = 0.01
+    warmup_lr: float | None = None
     momentum: float = 0.9
     nesterov: bool = True
     dampening: float = 0.0
@@ -210,16 +235,20 @@ class OptimConfig:
     accumulate: int = 1
 
     def __post_init__(self) -> None:
-        _positive("optim.lr", self.lr)
-        _positive("optim.gamma", self.gamma)
-        _positive("optim.warmup_lr", self.warmup_lr)
-        _within("optim.momentum", self.momentum, 0.0, 1.0)
-        _within("optim.dampening", self.dampening, 0.0, 1.0)
-        _within("optim.label_smoothing", self.label_smoothing, 0.0, 1.0)
-        _at_least("optim.weight_decay", self.weight_decay, 0)
-        _at_least("optim.warmup_epochs", self.warmup_epochs, 0)
+        if self.warmup_lr is None:
+            object.__setattr__(self, "warmup_lr", 1e-5 if self.sched else 0.01)
+        for name in ("lr", "gamma", "warmup_lr"):
+            _positive(f"optim.{name}", getattr(self, name))
+        for name in ("momentum", "dampening", "label_smoothing"):
+            _within(f"optim.{name}", getattr(self, name), 0.0, 1.0)
+        for name in ("weight_decay", "warmup_epochs", "min_lr"):
+            _at_least(f"optim.{name}", getattr(self, name), 0)
         _at_least("optim.accumulate", self.accumulate, 1)
-        if self.nesterov and (self.momentum == 0 or self.dampening != 0):
+        if self.layer_decay is not None:
+            _within("optim.layer_decay", self.layer_decay, 0.0, 1.0)
+        if self.layer_decay is not None and not self.opt:
+            raise ValueError("optim.layer_decay needs an optimizer of timm: add optim.opt=sgd, say")
+        if not self.opt and self.nesterov and (self.momentum == 0 or self.dampening != 0):
             raise ValueError("optim.nesterov=true needs optim.momentum above 0 and optim.dampening=0")
 
 

@@ -9,7 +9,7 @@ from ..errors import MissingExtra
 from ..exits import run_script
 
 _NEED_NO_EXTRA = ("convert", "predict", "weights")
-_EXTRA = ("accelerate", "jsonargparse", "matplotlib", "scipy", "sklearn", "tensorboard", "tqdm", "yaml")
+_EXTRA = ("accelerate", "jsonargparse", "matplotlib", "scipy", "sklearn", "tensorboard", "timm", "tqdm", "yaml")
 
 
 def run(name: str, arguments: Sequence[str]) -> NoReturn:

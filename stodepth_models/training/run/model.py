@@ -1,15 +1,12 @@
-"""From settings to a model that is built, loaded and ready to train, with its optimizer and schedules."""
+"""From settings to a model that is built, loaded and ready to train, with its survival schedule."""
 
 import dataclasses
-import math
 from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD
-from torch.optim.lr_scheduler import LambdaLR
 from torchvision.models import get_model, get_model_weights
 
 from ...blocks.torchvision import StoDepthBasicBlock, StoDepthBottleneck
@@ -18,11 +15,8 @@ from ...layers.drop_path import drop_path
 from ...layers.residual import StochasticGate
 from ...survival import SurvivalSchedule, linear_decay, survival_probs
 from ...weights.load import builder_source
-from ..config import ModelConfig, OptimConfig
+from ..config import ModelConfig
 from ..errors import SettingsError
-
-_RISE = 0.3  # share of a one-cycle run in which the learning rate rises (Smith and Topin, arXiv:1708.07120)
-_START = 1 / 25  # learning rate at its begin, over the peak
 
 
 def build_model(config: ModelConfig, num_classes: int | None, weights: Any = None) -> nn.Module:
@@ -108,38 +102,6 @@ def _mask(survival_prob: float, norm: nn.Module, inputs: Any, out: Tensor) -> Te
     return drop_path(out, survival_prob) if norm.training else out
 
 
-def make_optimizer(
-    model: nn.Module, config: OptimConfig, epochs: int, steps_per_epoch: int
-) -> tuple[SGD, LambdaLR]:  # fmt: skip
-    """Return SGD over the parameters that are not frozen, and a scheduler to step after each of its steps."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = SGD(
-        parameters, lr=config.lr, momentum=config.momentum, dampening=config.dampening,
-        weight_decay=config.weight_decay, nesterov=config.nesterov,
-    )  # fmt: skip
-    return optimizer, LambdaLR(optimizer, lambda step: lr_factor(config, step / steps_per_epoch, epochs))
-
-
-def lr_factor(config: OptimConfig, epoch: float, epochs: int) -> float:
-    """Return the learning rate over its peak.
-
-    Args:
-        config: settings.
-        epoch: epochs done, with their fraction.
-        epochs: of the run.
-    """
-    if epoch < config.warmup_epochs:
-        return config.warmup_lr / config.lr
-    done = min(1.0, epoch / epochs)
-    if config.schedule == "step":
-        return config.gamma ** sum(epoch >= milestone for milestone in config.milestones)
-    if config.schedule == "cosine":
-        return _fall(done)
-    if config.schedule == "onecycle":
-        return _START + (1 - _START) * done / _RISE if done < _RISE else _fall((done - _RISE) / (1 - _RISE))
-    return 1.0
-
-
 def make_survival_schedule(
     model: nn.Module, config: ModelConfig, epochs: int, steps_per_epoch: int
 ) -> tuple[SurvivalSchedule | None, bool]:
@@ -153,10 +115,6 @@ def make_survival_schedule(
     if config.ramp_epochs:
         return SurvivalSchedule(model, config.ramp_epochs * steps_per_epoch), True
     return None, False
-
-
-def _fall(share: float) -> float:
-    return 0.5 * (1 + math.cos(math.pi * share))
 
 
 class Shares:

@@ -24,6 +24,7 @@ from .folder import RunFolder, flat_settings
 from .machine import any_process, device_name, make_accelerator, peak_memory
 from .metrics import Figures, chance, evaluate, near_chance
 from .model import check_model
+from .optimizer import check_optimizer
 from .signals import StopRequest
 from .trackers import start_trackers, tracked
 from .trainer import Trainer
@@ -46,6 +47,7 @@ def train(config: TrainConfig) -> int:
     folder = RunFolder(config.output.expanduser())
     folder.check(config, int(os.environ.get("WORLD_SIZE", "1")))
     check_model(folder.model(config))
+    check_optimizer(config.optim, config.epochs)
     accelerator = make_accelerator(config.cpu, config.precision, config.trackers, folder.path)
     torch.backends.cudnn.deterministic = config.deterministic
     torch.backends.cudnn.benchmark = not config.deterministic

@@ -22,10 +22,10 @@ from .model import (
     Shares,
     build_model,
     freeze_stem,
-    make_optimizer,
     make_survival_schedule,
     prepare_for_training,
 )
+from .optimizer import make_optimizer
 from .progress import EpochBar, Progress, Speed
 from .signals import StopRequest
 from .state import (
@@ -201,7 +201,7 @@ class Trainer:
         """Record what the epoch starts with, so that a run that is resumed within it reports the same."""
         progress = self.progress
         progress.share_at_start = self.shares.expected()
-        progress.lr_at_start = float(self.scheduler.get_last_lr()[0])
+        progress.lr_at_start = max(group["lr"] for group in self.optimizer.param_groups)
         progress.survival_at_start = survival_probs(self.bare)
 
     def last_checkpoint(self) -> Path | None:

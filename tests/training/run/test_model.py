@@ -1,4 +1,4 @@
-"""The model of a run, its optimizer, learning rates and loss, against torch's own; the masked baseline."""
+"""The model of a run and its loss, against torch's own; the masked baseline."""
 
 import dataclasses
 import itertools
@@ -8,10 +8,7 @@ import math
 import pytest
 import torch
 from accelerate import Accelerator
-from torch import nn
 from torch.nn.functional import cross_entropy
-from torch.optim import SGD
-from torch.optim.lr_scheduler import CosineAnnealingLR, MultiStepLR, OneCycleLR
 
 import stodepth_models as sdm
 from stodepth_models.training.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
@@ -19,80 +16,11 @@ from stodepth_models.training.data.datasets import load_data
 from stodepth_models.training.run import train as engine
 from stodepth_models.training.run.folder import RunFolder
 from stodepth_models.training.run.metrics import Figures
-from stodepth_models.training.run.model import build_model, make_optimizer, mask_branches
+from stodepth_models.training.run.model import build_model, mask_branches
 from stodepth_models.training.run.signals import StopRequest
 from stodepth_models.training.run.train import train
 from stodepth_models.training.run.trainer import Trainer
 from stodepth_models.weights.checkpoint import read_file
-
-EPOCHS, STEPS = 10, 4
-
-
-def rates(config, epochs=EPOCHS):
-    """Learning rate before each step of a run and after the last."""
-    optimizer, scheduler = make_optimizer(nn.Linear(2, 2), config, epochs, STEPS)
-    return stepped(optimizer, scheduler, epochs * STEPS)
-
-
-def stepped(optimizer, scheduler, steps):
-    found = [optimizer.param_groups[0]["lr"]]
-    for _ in range(steps):
-        optimizer.step()
-        scheduler.step()
-        found.append(optimizer.param_groups[0]["lr"])
-    return found
-
-
-def of_torch(make, steps=EPOCHS * STEPS):
-    optimizer = SGD(nn.Linear(2, 2).parameters(), lr=0.2)
-    return stepped(optimizer, make(optimizer), steps)
-
-
-def test_a_cosine_is_that_of_torch():
-    found = rates(OptimConfig(lr=0.2, schedule="cosine"))
-    assert found == pytest.approx(of_torch(lambda optimizer: CosineAnnealingLR(optimizer, EPOCHS * STEPS)), abs=1e-12)
-    assert (found[0], found[20], found[40]) == pytest.approx((0.2, 0.1, 0.0))
-
-
-def test_steps_are_those_of_torch():
-    found = rates(OptimConfig(lr=0.2, schedule="step", milestones=(5, 8), gamma=0.5))
-    assert found == pytest.approx(of_torch(lambda optimizer: MultiStepLR(optimizer, [5 * STEPS, 8 * STEPS], gamma=0.5)))
-    assert (found[19], found[20], found[31], found[32]) == pytest.approx((0.2, 0.1, 0.1, 0.05))
-
-
-def test_one_cycle_rises_on_a_line_and_falls_on_a_cosine_as_those_of_torch():
-    found, steps = rates(OptimConfig(lr=0.2, schedule="onecycle")), EPOCHS * STEPS
-    peak = 3 * STEPS  # of torch's total, the last step included, so that both end at the same step
-    cycle = {"max_lr": 0.2, "total_steps": steps + 1, "pct_start": (peak + 1) / (steps + 1), "div_factor": 25}
-    cycle |= {"final_div_factor": 1e12, "cycle_momentum": False}
-    line = of_torch(lambda optimizer: OneCycleLR(optimizer, anneal_strategy="linear", **cycle))
-    cosine = of_torch(lambda optimizer: OneCycleLR(optimizer, anneal_strategy="cos", **cycle))
-    assert found == pytest.approx(line[:peak] + cosine[peak:], abs=1e-9)
-    assert (found[0], found[6], found[peak], found[-1]) == pytest.approx((0.008, 0.104, 0.2, 0.0))
-
-
-def test_a_constant_rate_stays():
-    assert rates(OptimConfig(lr=0.2, schedule="constant")) == [0.2] * (EPOCHS * STEPS + 1)
-
-
-@pytest.mark.parametrize("schedule", ["step", "cosine", "onecycle", "constant"])
-def test_a_warm_up_has_its_own_rate_and_the_schedule_its_own_time(schedule):
-    config = OptimConfig(lr=0.2, schedule=schedule, milestones=(5,), warmup_epochs=2, warmup_lr=0.03)
-    plain = rates(dataclasses.replace(config, warmup_epochs=0))
-    assert rates(config) == pytest.approx([0.03] * (2 * STEPS) + plain[2 * STEPS :])
-
-
-@pytest.mark.parametrize(("nesterov", "dampening"), [(True, 0.0), (False, 0.25)])
-def test_the_optimizer_has_the_settings_and_leaves_out_what_is_frozen(nesterov, dampening):
-    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
-    model[0].requires_grad_(False)
-    config = OptimConfig(lr=0.2, momentum=0.8, nesterov=nesterov, dampening=dampening, weight_decay=3e-4)
-    optimizer, _ = make_optimizer(model, config, EPOCHS, STEPS)
-    (group,) = optimizer.param_groups
-    given = {key: group[key] for key in ("initial_lr", "momentum", "nesterov", "dampening", "weight_decay")}
-    assert given == {"initial_lr": 0.2, "momentum": 0.8, "nesterov": nesterov, "dampening": dampening,
-                     "weight_decay": 3e-4}  # fmt: skip
-    assert group["params"] == list(model[1].parameters())
 
 
 def masked_model(p_last):

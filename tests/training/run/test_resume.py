@@ -1,5 +1,6 @@
 """A run that is killed, wherever, ends with the weights of one that was not, on one process and on two."""
 
+import dataclasses
 import random
 import signal
 
@@ -54,6 +55,23 @@ def test_three_kills_at_random_steps_change_nothing(tmp_path, mode, sync_gates, 
         assert -signal.SIGKILL in codes
     assert run(settings(tmp_path / "parts", **model), world) == [0] * world
     assert_same(tmp_path / "whole", tmp_path / "parts")
+
+
+# Each row trains with options that keep a state of their own, or draw numbers of their own.
+OPTIONS = {
+    "adamw": {"optim": OptimConfig(lr=0.01, opt="adamw", sched="cosine", warmup_epochs=1, layer_decay=0.8)},
+    "lamb": {"optim": OptimConfig(lr=0.01, opt="lamb", sched="cosine", sched_on_updates=True)},
+}
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_every_option_resumes_bit_by_bit(tmp_path, options):
+    base = settings(tmp_path)
+    whole, parts = (dataclasses.replace(base, output=tmp_path / name, **options) for name in ("whole", "parts"))
+    assert run(whole) == [0]
+    assert run(parts, kill_step=8) == [-signal.SIGKILL]  # within an epoch, two steps after a checkpoint
+    assert run(parts) == [0]
+    assert_same(whole.output, parts.output)
 
 
 @pytest.fixture(scope="module")
