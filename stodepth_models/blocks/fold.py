@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ..layers.residual import StochasticResidual
-from .gated import GatedBlock, ScalableWeights, last_norm_of, scalable_weights
+from .ends import ScalableWeights, last_norm_of, scalable_weights
+from .gated import GatedBlock
 
 Gated = tuple[str, nn.Module, StochasticResidual]
 

@@ -1,27 +1,45 @@
 """The registry of blocks that surgery knows: those of torchvision, timm, transformers, and those that users add."""
 
+import logging
 import types
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
 
-from .gated import BlockSpec, GatedBlock, Residual, scalable_weights
+from .ends import scalable_weights
+from .gated import GatedBlock
+from .spec import BlockSpec, Residual
 from .timm import TIMM_BLOCKS
-from .timm_resnets import RESNETS
 from .torchvision import NAMED_TORCHVISION_BLOCKS, TORCHVISION_BLOCKS
 from .transformers import TRANSFORMERS_BLOCKS
 
 # Blocks of optional dependencies, by the full names of their classes: entered when a model holds them.
 NAMED_BLOCKS: dict[str, BlockSpec] = {**NAMED_TORCHVISION_BLOCKS, **TRANSFORMERS_BLOCKS, **TIMM_BLOCKS}
 
+# Version 0.1.0 refused to describe these anew, and so do we. What became known since is described in scripts of its
+# time, and there the script's description stands.
+_NEVER_REPLACED = (
+    "torchvision.models.resnet.BasicBlock",
+    "torchvision.models.resnet.Bottleneck",
+    "torchvision.models.convnext.CNBlock",
+    "torchvision.models.efficientnet.MBConv",
+    "torchvision.models.efficientnet.FusedMBConv",
+    "torchvision.models.swin_transformer.SwinTransformerBlock",
+    "torchvision.models.swin_transformer.SwinTransformerBlockV2",
+    "timm.models.resnet.BasicBlock",
+    "timm.models.resnet.Bottleneck",
+)
+
+logger = logging.getLogger("stodepth_models")
+
 _specs: dict[type[nn.Module], BlockSpec] = {}
 
 
 def register_block(
     cls: type[nn.Module],
-    branch: Callable[..., Tensor],
+    branch: Callable[..., Tensor] | list[Mapping[str, Any]],
     identity: Callable[[Any, Tensor], Tensor] | None = None,
     activation: Callable[[Any, Tensor], Tensor] | None = None,
     *,
@@ -32,14 +50,16 @@ def register_block(
     """Teach :func:`apply_stochastic_depth` a block that computes ``activation(identity(x) + branch(x))``.
 
     Register next to the class: a pickled model needs it again where it is loaded. Subclasses are blocks of their own.
-    A class that is registered anew changes for the models that are stochastic already, too. What is said of a class of
-    transformers, or of timm beside its ResNets, goes before what this package knows of it.
+    A class that is registered anew changes for the models that are stochastic already, too. Where this package knows
+    the class of another library, the registration takes the place of what it knows, and a line of the log says so.
 
     Args:
-        cls: class whose ``forward`` takes a tensor, and perhaps further arguments.
+        cls: class whose ``forward`` takes a tensor, and perhaps further arguments. Masks (drop path) among the
+            submodules of a block give way to its gates.
         branch: takes the block and ``x``, ``(N, ...)``, and where it has more parameters, the further arguments of
             ``forward`` by their names; returns what is left out, without any stochastic depth of its own. It keeps
-            ``N``.
+            ``N``. A block with several residual connections: a list of mappings in forward order, each with the
+            ``branch``, and perhaps the ``identity``, ``activation`` and ``last_norm``, of one connection.
         identity: the shortcut, from the block and ``x``; None: ``x`` itself.
         activation: what follows the sum, from the block and the sum; None: nothing.
         last_norm: from the block, the layer with weight and bias that ends the branch. What moves an evaluation scale
@@ -51,12 +71,60 @@ def register_block(
 
     Raises:
         TypeError: ``cls`` is not a class of modules, or another argument not a function.
-        ValueError: ``cls`` is a block of torchvision's or timm's that is known already.
+        ValueError: ``cls`` is one of the blocks of torchvision's or timm's that version 0.1.0 knew, or a list of
+            descriptions is empty, or has a key that is none of the four.
     """
     if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
         raise TypeError(f"cls must be a subclass of torch.nn.Module, got {cls!r}")
-    if cls in TORCHVISION_BLOCKS or _full_name(cls) in (f"timm.models.{name}" for name in RESNETS):
+    if _full_name(cls) in _NEVER_REPLACED:
         raise ValueError(f"{cls.__module__}.{cls.__name__} is known already: register a subclass")
+    whole = {"branch": branch, "identity": identity, "activation": activation, "last_norm": last_norm}
+    descriptions = branch if isinstance(branch, list) else [whole]
+    if isinstance(branch, list):
+        _check_descriptions(whole)
+    residuals = tuple(_residual(**description) for description in descriptions)
+    known = find_spec(cls)
+    if known is not None and not known.takes_all_masks:
+        logger.warning("%s: what is registered takes the place of what is known of it", _full_name(cls))
+    spec = BlockSpec(residuals, takes_all_masks=True, per_sample=tuple(per_sample), shared=tuple(shared))
+    _enter(cls, spec)
+
+
+def _check_descriptions(whole: Mapping[str, Any]) -> None:
+    """Check what describes several connections.
+
+    Raises:
+        TypeError: an entry of the list is not a mapping.
+        ValueError: the list is empty, an entry has a key that is not known, or is said beside the list.
+    """
+    descriptions = whole["branch"]
+    if not descriptions:
+        raise ValueError("branch must be a function, or a list with a mapping for each residual connection, got []")
+    for description in descriptions:
+        if not isinstance(description, Mapping):
+            raise TypeError(f"each description in branch must be a mapping, got {description!r}")
+        others = [key for key in description if key not in whole]
+        if others or "branch" not in description:
+            raise ValueError(
+                f"each description in branch must have a 'branch', and beside it only {', '.join(list(whole)[1:])}, "
+                f"got {', '.join(map(str, description)) or 'none'}"
+            )
+    for name, function in whole.items():
+        if name != "branch" and function is not None:
+            raise ValueError(f"{name} must stand in the descriptions where branch is a list of them")
+
+
+def _residual(
+    branch: Callable[..., Tensor],
+    identity: Callable[[Any, Tensor], Tensor] | None = None,
+    activation: Callable[[Any, Tensor], Tensor] | None = None,
+    last_norm: Callable[[Any], nn.Module] | None = None,
+) -> Residual:
+    """One connection of a registered block.
+
+    Raises:
+        TypeError: an argument is not a function.
+    """
     functions = {"branch": branch, "identity": identity, "activation": activation, "last_norm": last_norm}
     for name, function in functions.items():
         if callable(function) or (function is None and name != "branch"):
@@ -64,9 +132,9 @@ def register_block(
         takes = "the block" if name == "last_norm" else "the block and x"
         raise TypeError(f"{name} must be a function of {takes}, got {function!r}")
     residual = Residual(branch, identity, activation)
-    if last_norm is not None:
-        residual = replace(residual, scalable_weights=lambda block: scalable_weights(last_norm(block)))
-    _enter(cls, BlockSpec((residual,), per_sample=tuple(per_sample), shared=tuple(shared)))
+    if last_norm is None:
+        return residual
+    return replace(residual, scalable_weights=lambda block: scalable_weights(last_norm(block)))
 
 
 def find_spec(cls: type[nn.Module]) -> BlockSpec | None:
@@ -93,16 +161,20 @@ def original_class(cls: type[nn.Module]) -> type[nn.Module]:
 def _enter(cls: type[nn.Module], spec: BlockSpec) -> None:
     gated: Any = spec.gated
     if gated is None:
-        # A class that is registered anew keeps its stochastic class, which blocks may have already.
-        gated = _specs[cls].gated if cls in _specs else _make_gated(cls)
-    count = len(spec.residuals)
-    if spec.gated is None:
-        numbers = range(1, count + 1)
-        gated.stodepth_gate_names = ("stochastic_residual",)
-        if count > 1:
-            gated.stodepth_gate_names = tuple(f"stochastic_residual{number}" for number in numbers)
+        names = _gate_names(len(spec.residuals))
+        # Blocks may have the stochastic class of this one already: what is registered anew is known to them, too.
+        gated = getattr(_specs.get(cls), "gated", None)
+        if gated is None or gated.stodepth_gate_names != names:
+            gated = _make_gated(cls)
+            gated.stodepth_gate_names = names
     gated.stodepth_spec = replace(spec, gated=gated)
     _specs[cls] = gated.stodepth_spec
+
+
+def _gate_names(count: int) -> tuple[str, ...]:
+    if count == 1:
+        return ("stochastic_residual",)
+    return tuple(f"stochastic_residual{number}" for number in range(1, count + 1))
 
 
 def _make_gated(cls: type[nn.Module]) -> type[nn.Module]:

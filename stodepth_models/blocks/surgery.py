@@ -5,9 +5,7 @@ arXiv:1603.09382.
 """
 
 import copy
-import difflib
 import logging
-from collections.abc import Iterator
 from itertools import cycle
 from typing import Any
 
@@ -16,20 +14,18 @@ from torchvision.models import ResNet
 
 from ..checks import check_choice, check_flag, check_probability
 from ..layers.draw import MODES, RESCALES
-from ..layers.residual import StochasticGate, StochasticResidual
+from ..layers.residual import StochasticResidual
 from ..survival import linear_decay, uniform
-from .fold import Gated, fold_gates
-from .gated import GatedBlock, mask_rate
-from .masks import masks_beside
-from .registry import find_spec, known_names, original_class
+from .carried import check_masks, survival_of_masks
+from .find import classes_seen, find_blocks, gated_blocks_of, gates_beside
+from .gated import GatedBlock
+from .registry import original_class
+from .swap import check_swappable, make_stochastic, restore_blocks
 
 logger = logging.getLogger("stodepth_models")
 
 METHODS = {"block": "batch", "sample": "row", **{mode: mode for mode in MODES}}
 DISTRIBUTIONS = ("linear", "uniform")
-COMPOSER_NAMES = {"ResNetBottleneck": "Bottleneck"}
-SAVED_MASKS = "_stodepth_masks"  # attribute of a stochastic block: the masks whose place its gates take
-CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 # What builders of this package write on the models they make.
 ATTRIBUTES_OF_BUILDERS = {
@@ -85,63 +81,36 @@ def apply_stochastic_depth(
     check_method(stochastic_method, drop_distribution, rescale, sync_gates)
     if drop_rate is not None:
         check_probability("drop_rate", drop_rate)
-    blocks = _find_blocks(model, target_layer_name)
+    blocks = find_blocks(model, target_layer_name)
     for name, block in blocks:
         if not isinstance(block, GatedBlock):
-            _check_swappable(name, block)
-    _check_masks(model, blocks, target_layer_name)
-    count = len(blocks)
+            check_swappable(name, block)
+    check_masks(model, blocks, target_layer_name)
     if drop_rate is None:
-        probs = _survival_of_masks(model, blocks)
-    elif drop_distribution == "linear":
-        probs = [[prob] for prob in linear_decay(count, 1.0, 1.0 - drop_rate, rule="paper")]
+        probs = survival_of_masks(model, blocks)
     else:
-        probs = [[prob] for prob in uniform(count, 1.0 - drop_rate)]
+        probs = _survival_of_rule(len(blocks), drop_rate, drop_distribution)
     before: dict[StochasticResidual, float] = {}
     for (_, block), of_block in zip(blocks, probs, strict=True):
         if isinstance(block, GatedBlock):
             before.update({gate: gate.eval_scale for gate in block.stodepth_gates})
         else:
-            _make_stochastic(block)
+            make_stochastic(block)
         gates: list[StochasticResidual] = block.stodepth_gates  # type: ignore[assignment]
         for gate, survival_prob in zip(gates, cycle(of_block), strict=False):
             gate.survival_prob, gate.mode, gate.rescale = survival_prob, METHODS[stochastic_method], rescale
             gate.sync_gates = sync_gates
     _log_changes(model, before)
-    return count
+    return len(blocks)
 
 
-def _check_masks(model: nn.Module, blocks: list[tuple[str, nn.Module]], target: str | type[nn.Module] | None) -> None:
-    """Refuse a model that would be half converted, unless the caller has chosen the blocks.
-
-    Raises:
-        ValueError: masks would stay in blocks that are not known, and no target was given.
-    """
-    unknown, alone = masks_beside(model, {block for _, block in blocks})
-    kind = type(model).__name__
-    if unknown and target is None:
-        raise ValueError(
-            f"{kind} masks branches (drop path) in {', '.join(unknown)} too, where the masks would stay: teach them "
-            "with register_block, or choose the blocks to change with target_layer_name"
-        )
-    if unknown or alone:
-        logger.warning("%s: the masks (drop path) in %s stay", kind, ", ".join([*unknown, *alone]))
-
-
-def _survival_of_masks(model: nn.Module, blocks: list[tuple[str, nn.Module]]) -> list[list[float]]:
-    """Survival probabilities of the residual connections of each block, by the masks that the model carries."""
-    probs: list[list[float]] = []
-    for _, block in blocks:
-        spec: Any = find_spec(original_class(type(block)))
-        masks = {name: getattr(block, name, None) for name in spec.mask_names()}
-        masks.update(vars(block).get(SAVED_MASKS, {}))
-        probs.append([1.0 - mask_rate(masks.get(residual.mask)) for residual in spec.residuals])
-    if all(prob == 1.0 for of_block in probs for prob in of_block):
-        raise ValueError(
-            "drop_rate=None takes the rates of the masks (drop path) that the model carries, and "
-            f"{type(model).__name__} carries none above 0: build it with drop_path_rate, or give drop_rate"
-        )
-    return probs
+def _survival_of_rule(count: int, drop_rate: float, distribution: str) -> list[list[float]]:
+    """The survival probability of each of ``count`` blocks, which all its residual connections share."""
+    if distribution == "linear":
+        probs = linear_decay(count, 1.0, 1.0 - drop_rate, rule="paper")
+    else:
+        probs = uniform(count, 1.0 - drop_rate)
+    return [[prob] for prob in probs]
 
 
 def check_method(stochastic_method: str, drop_distribution: str, rescale: str, sync_gates: bool) -> None:
@@ -175,12 +144,12 @@ def remove_stochastic_depth(model: nn.Module) -> None:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    blocks = _gated_blocks(model)
-    staying = _gates_beside(model, blocks)
-    remark = f"gates written by hand stay, at {', '.join(staying)}" if staying else _seen(model)
+    blocks = gated_blocks_of(model)
+    staying = gates_beside(model, blocks)
+    remark = f"gates written by hand stay, at {', '.join(staying)}" if staying else classes_seen(model)
     if not blocks:
         raise ValueError(f"model must have known blocks with stochastic depth, got {type(model).__name__}: {remark}")
-    _restore_blocks(blocks)
+    restore_blocks(blocks)
     if staying:
         logger.warning("%s: %s", type(model).__name__, remark)
 
@@ -211,95 +180,21 @@ def to_torchvision(model: nn.Module) -> ResNet:
             f"model must be a ResNet itself, got its subclass {kind}, whose own code would be lost: "
             "use remove_stochastic_depth(model)"
         )
-    _check_swappable("", model)
-    others = _gates_beside(model, _gated_blocks(model))
+    check_swappable("", model)
+    others = gates_beside(model, gated_blocks_of(model))
     if others:
         raise ValueError(f"gates must sit in torchvision's residual blocks, got others at {', '.join(others)}")
-    for _, block in _gated_blocks(model):
+    for _, block in gated_blocks_of(model):
         if not block.stodepth_original.__module__.startswith("torchvision."):
             raise ValueError(f"gates must sit in torchvision's residual blocks, got one in {type(block).__name__}")
     plain = copy.deepcopy(model)
-    _restore_blocks(_gated_blocks(plain))
+    restore_blocks(gated_blocks_of(plain))
     if _is_ours(type(model)):
         for attribute in vars(plain).keys() & ATTRIBUTES_OF_BUILDERS:
             delattr(plain, attribute)
     for module in plain.modules():
         module.__class__ = _foreign_class(module)
     return plain
-
-
-def _check_swappable(name: str, block: nn.Module) -> None:
-    """Refuse a block whose class does not decide what it computes.
-
-    Raises:
-        ValueError: the block has a ``forward`` of its own, or its class was derived from the stochastic one.
-    """
-    if "forward" in vars(block):
-        raise ValueError(
-            f"{name or 'the model'} has a forward method of its own, which would outlive a change of its class: "
-            "undo what has replaced it, or call apply_stochastic_depth first and remove_stochastic_depth last"
-        )
-    if not isinstance(block, GatedBlock):
-        return
-    gated: Any = block.stodepth_spec.gated or type(block)
-    if type(block) is not gated:
-        raise ValueError(
-            f"{name or 'the model'} is a {type(block).__name__}, made from {gated.__name__}, and would lose what "
-            "that class adds: undo that (parametrize, fully_shard), or call remove_stochastic_depth before it"
-        )
-
-
-def _make_stochastic(block: Any) -> None:
-    """Swap the class of a known block: its masks give way to gates."""
-    spec: Any = find_spec(type(block))
-    masks: dict[str, nn.Module] = {}
-    for name in spec.mask_names():
-        if isinstance(getattr(block, name, None), nn.Module):
-            masks[name] = getattr(block, name)
-            setattr(block, name, nn.Identity())
-    vars(block)[SAVED_MASKS] = masks  # past the registration of submodules
-    block.__class__ = spec.gated
-    block.stodepth_add_gates()
-
-
-def _restore_blocks(blocks: list[tuple[str, GatedBlock]]) -> None:
-    """Give stochastic blocks their original classes, and their masks, back; scales move into the weights.
-
-    Raises:
-        ValueError: a block refuses. All are left as they were.
-    """
-    gates: list[Gated] = []
-    for name, block in blocks:
-        _check_swappable(name, block)
-        gates += [(name, block, gate) for gate in block.stodepth_gates]
-    fold_gates(gates)
-    for _, block in blocks:
-        for gate_name in block.stodepth_gate_names:
-            delattr(block, gate_name)
-        for mask_name, mask in _saved_masks(block).items():
-            setattr(block, mask_name, mask.train(block.training))
-        block.__class__ = block.stodepth_original  # type: ignore[assignment]
-
-
-def _saved_masks(block: GatedBlock) -> dict[str, nn.Module]:
-    saved = vars(block).pop(SAVED_MASKS, {})
-    if "_mask" in vars(block):  # of a pickle of version 0.1.0: the one mask, in a tuple
-        name = block.stodepth_spec.residuals[0].mask
-        return {str(name): vars(block).pop("_mask")[0]}
-    return saved
-
-
-def _gated_blocks(model: nn.Module) -> list[tuple[str, GatedBlock]]:
-    return [(name, module) for name, module in model.named_modules() if isinstance(module, GatedBlock)]
-
-
-def _gates_beside(model: nn.Module, blocks: list[tuple[str, GatedBlock]]) -> list[str]:
-    """Names of the gates that are not those of the given blocks."""
-    known: set[nn.Module] = set()
-    for _, block in blocks:
-        known.update(block.stodepth_gates)
-    gates = [(name, module) for name, module in model.named_modules() if isinstance(module, StochasticGate)]
-    return [name or "the model" for name, gate in gates if gate not in known]
 
 
 def _log_changes(model: nn.Module, before: dict[StochasticResidual, float]) -> None:
@@ -322,68 +217,3 @@ def _foreign_class(module: nn.Module) -> type[nn.Module]:
     """The class of a module, or the nearest base that is not of this package."""
     bases = original_class(type(module)).__mro__
     return next(cls for cls in bases if not _is_ours(cls))
-
-
-def _find_blocks(model: nn.Module, target: str | type[nn.Module] | None) -> list[tuple[str, nn.Module]]:
-    """Names and modules of the blocks to change, in forward order."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    if not (target is None or isinstance(target, (str, type))):
-        raise TypeError(f"target_layer_name must be a class, the name of one, or None, got {target!r}")
-    known = list(_known_blocks(model))
-    blocks = [(name, block) for name, block, cls in known if target is None or _matches(cls, target)]
-    if blocks:
-        return blocks
-    wanted = "a known residual block"
-    if target is not None:
-        names = list(dict.fromkeys(name for _, _, cls in known for name in _names_of(cls)))
-        wanted = f"target_layer_name={target!r} among its known blocks: {', '.join(names) or 'none'}"
-        near = difflib.get_close_matches(str(target), names, 1)
-        if near:
-            wanted += f"; did you mean {near[0]!r}"
-    raise ValueError(
-        f"{type(model).__name__} does not hold {wanted}; {_seen(model)}; known: {', '.join(known_names())}; "
-        "teach others with register_block"
-    )
-
-
-def _known_blocks(model: nn.Module) -> Iterator[tuple[str, nn.Module, type[nn.Module]]]:
-    for name, module in model.named_modules():
-        cls = original_class(type(module))
-        spec = find_spec(cls)
-        if spec is not None and spec.is_residual(module):
-            yield name, module, cls
-
-
-def _names_of(cls: type[nn.Module]) -> list[str]:
-    """What ``target_layer_name`` can say of a known class."""
-    names = [cls.__name__]
-    for composers, ours in COMPOSER_NAMES.items():
-        if ours in names:
-            names.append(composers)
-    gated = getattr(find_spec(cls), "gated", None)
-    if gated is not None:
-        names.append(gated.__name__)
-    return names
-
-
-def _matches(cls: type[nn.Module], target: str | type[nn.Module]) -> bool:
-    if isinstance(target, str):
-        return target in _names_of(cls)
-    return cls is original_class(target)
-
-
-def _seen(model: nn.Module) -> str:
-    """The classes of modules that could be blocks: those that hold others."""
-    classes: dict[type[nn.Module], None] = {}
-    for module in model.modules():
-        if next(module.children(), None) is not None and type(module) not in (type(model), *CONTAINERS):
-            classes[type(module)] = None
-    names = dict.fromkeys(map(_distinct_name, classes))
-    return f"block classes seen: {', '.join(names) or 'none'}"
-
-
-def _distinct_name(cls: type[nn.Module]) -> str:
-    """The name of a class, with its module where it is that of a known one."""
-    is_namesake = cls.__name__ in known_names() and find_spec(original_class(cls)) is None
-    return f"{cls.__module__}.{cls.__name__}" if is_namesake else cls.__name__

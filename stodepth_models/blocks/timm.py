@@ -1,6 +1,6 @@
 """timm's residual blocks, by the full name of their class: timm is an optional dependency and is not imported here."""
 
-from .gated import BlockSpec
+from .spec import BlockSpec
 from .timm_convnets import CONVNETS
 from .timm_inverted import INVERTED
 from .timm_resnets import RESNETS

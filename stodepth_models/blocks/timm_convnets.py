@@ -5,8 +5,8 @@ from typing import Any
 
 from torch import Tensor
 
-from .gated import BlockSpec, Residual, ScalableWeights
-from .timm_ends import ends_in, ends_in_all, unless
+from .ends import ScalableWeights, ends_in, ends_in_all, unless
+from .spec import BlockSpec, Residual
 
 _Branch = Callable[[Any, Tensor], Tensor]
 

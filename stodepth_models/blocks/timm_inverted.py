@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .gated import BlockSpec, Residual
-from .timm_ends import ends_in
+from .ends import ends_in
+from .spec import BlockSpec, Residual
 
 
 def _in_order(*names: str) -> Callable[[Any, Tensor], Tensor]:

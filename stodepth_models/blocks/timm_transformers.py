@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .gated import BlockSpec, Residual, ScalableWeights
-from .timm_ends import ends_in, ends_in_all
+from .ends import ScalableWeights, ends_in, ends_in_all
+from .spec import BlockSpec, Residual
 from .timm_parallel import diff_parallel_branch, parallel_branch
 
 # Masks and rotary embeddings hold a row for each sample where they have all four dimensions, (N, heads, L, ...).

@@ -12,7 +12,9 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.models.swin_transformer import SwinTransformerBlock, SwinTransformerBlockV2
 from torchvision.models.vision_transformer import EncoderBlock
 
-from .gated import BlockSpec, GatedBlock, Residual, ScalableWeights, last_norm_of, scalable_weights
+from .ends import ScalableWeights, last_norm_of, scalable_weights
+from .gated import GatedBlock
+from .spec import BlockSpec, Residual
 
 
 def _shortcut(block: Any, x: Tensor) -> Tensor:

@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .gated import BlockSpec, Residual, ScalableWeights, scalable_weights
+from .ends import ScalableWeights, scalable_weights
+from .spec import BlockSpec, Residual
 from .transformers_swin import SWIN, SWIN_V2
 
 MASK = "drop_path"

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .gated import BlockSpec, Residual, scalable_weights
+from .ends import scalable_weights
+from .spec import BlockSpec, Residual
 
 Size = tuple[int, int]
 

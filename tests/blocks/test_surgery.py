@@ -668,7 +668,7 @@ def test_a_second_call_that_changes_evaluation_says_so(first, changes, caplog):
 @pytest.mark.parametrize("typo", ["ResNetBotleneck", "StoDepthBotleneck", "Bottlneck"])
 def test_the_nearest_name_of_a_block_is_named(typo):
     near = {"R": "ResNetBottleneck", "S": "StoDepthBottleneck", "B": "Bottleneck"}[typo[0]]
-    with pytest.raises(ValueError, match=f"did you mean '{near}'"):
+    with pytest.raises(ValueError, match=rf"; did you mean {near}\?"):
         apply_stochastic_depth(small_resnet(), typo)
 
 

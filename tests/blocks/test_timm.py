@@ -14,7 +14,7 @@ from torch import nn
 import stodepth_models.layers.residual as residual
 from stodepth_models import apply_stochastic_depth, fold_rescale, remove_stochastic_depth
 from stodepth_models.blocks.gated import GatedBlock
-from stodepth_models.blocks.masks import is_mask
+from stodepth_models.blocks.masks import masks_rows
 
 RATE = 0.3
 VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 2}
@@ -158,7 +158,7 @@ def test_evaluation_stays_bit_equal(family):
         remove_stochastic_depth(model)
         assert torch.equal(model(x), expected)
     assert not any(isinstance(module, GatedBlock) for module in model.modules())
-    assert any(is_mask(module) for module in model.modules())
+    assert any(masks_rows(module) for module in model.modules())
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -1,11 +1,32 @@
-"""What ends a branch of a timm block: the weights that scale it."""
+"""What ends a branch: the weights that scale its output."""
 
 from collections.abc import Callable
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from .gated import ScalableWeights, scalable_weights
+ScalableWeights = list[tuple[Tensor, int]]
+"""Weights to multiply by powers of a factor, so that a branch's output is multiplied by the factor."""
+
+
+def scalable_weights(layer: Any) -> ScalableWeights:
+    """Return the weights of a layer whose output is linear in its weight and bias, such as a normalisation.
+
+    Raises:
+        ValueError: ``layer`` has no weight, or more than weight and bias (adapters, parametrizations), or is None: not
+            known.
+    """
+    if layer is None:
+        raise ValueError("it does not end in a layer that is known")
+    weight, bias = getattr(layer, "weight", None), getattr(layer, "bias", None)
+    if not isinstance(weight, Tensor):
+        raise ValueError(f"it ends in {type(layer).__name__} without a weight")
+    if any(parameter is not weight and parameter is not bias for parameter in layer.parameters()):
+        raise ValueError(f"it ends in {type(layer).__name__} with parameters beside weight and bias")
+    scalable = [(weight, 1)]
+    if isinstance(bias, Tensor):
+        scalable.append((bias, 1))
+    return scalable
 
 
 def ends_in(*paths: str) -> Callable[[Any], ScalableWeights]:
@@ -65,3 +86,12 @@ def _linear_weights(layer: nn.Module) -> ScalableWeights:
     if activation is not None and not isinstance(activation, nn.Identity):
         raise ValueError(f"it ends in {kind} with an activation")
     return scalable_weights(layer)
+
+
+def last_norm_of(block: nn.Module) -> nn.Module | None:
+    """Return the layer that a block's class names as ``last_norm``, unless a subclass has changed the branch since."""
+    definers = [cls for cls in type(block).__mro__ if {"branch", "last_norm"} & {*vars(cls)}]
+    is_property = hasattr(type(block), "last_norm")  # not a submodule of that name
+    if is_property and "last_norm" not in vars(definers[0]):
+        return None
+    return getattr(block, "last_norm", None)
