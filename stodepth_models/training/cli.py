@@ -13,7 +13,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 from .exits import EXIT_BAD_SETTINGS, leave
 from .recipes import find_recipe
 
-_SWITCHES = ("--resume", "--json", "--cpu")
+_SWITCHES = ("--resume", "--json", "--cpu", "--classes_in_order")
 
 Config = TypeVar("Config")
 

@@ -320,6 +320,10 @@ class EvaluateConfig:
         precision: ``"no"`` (float32), ``"bf16"`` or ``"fp16"``.
         cpu: leave a GPU alone.
         json: print one line of JSON.
+        report: folder that receives a page, ``index.html``, with accuracy by class, confusion matrix and the worst
+            predictions; none given: no page.
+        classes_in_order: pair outputs and classes in their order, whatever their names; for weights that know the
+            same classes by other names.
     """
 
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -329,6 +333,8 @@ class EvaluateConfig:
     precision: Literal["no", "bf16", "fp16"] = "no"
     cpu: bool = False
     json: bool = False
+    report: Path | None = None
+    classes_in_order: bool = False
 
     def __post_init__(self) -> None:
         _at_least("batch_size", self.batch_size, 1)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import re
 import time
 from typing import Any
 
@@ -17,6 +18,8 @@ from .config import DataConfig, EvaluateConfig, ModelConfig
 from .data.batches import EvaluationBatches
 from .data.datasets import Data, load_data
 from .errors import SettingsError
+from .evaluation_page import write_page
+from .predictions import PredictionRecorder, accuracy_interval
 from .run.machine import make_accelerator
 from .run.metrics import evaluate
 from .run.model import build_model, check_model
@@ -27,13 +30,13 @@ logger = logging.getLogger("stodepth_models")
 def evaluate_weights(config: EvaluateConfig) -> dict[str, Any]:
     """Return top-1 and top-5 accuracy, negative log-likelihood, calibration error and images a second.
 
-    Weights that are published, or that a training run saved, bring along the builder's options and how images are
-    prepared, but for what the settings give. Where the weights know their classes by the names that the data set uses,
-    the names decide which output stands for which class; else the order does.
+    ``top1_interval`` is the 95 % interval of top-1 accuracy. Weights that are published, or that a training run saved,
+    bring along the builder's options and how images are prepared, but for what the settings give. Where the weights
+    know names of their classes, the names decide which output stands for which class; else the order does.
 
     Raises:
         SettingsError: ``model.weights`` is missing, or the builder refuses the settings.
-        ValueError: data or weights cannot be used, or the classes do not match.
+        ValueError: data or weights cannot be used, or the names of the classes do not match.
     """
     if config.model.weights is None:
         raise SettingsError("model.weights must name the weights to evaluate, got none")
@@ -47,17 +50,18 @@ def evaluate_weights(config: EvaluateConfig) -> dict[str, Any]:
     data = load_data(data_config, config.split)
     # The classes follow the weights: a classifier that starts afresh would be measured at chance.
     model = build_model(model_config, None, source).to(accelerator.device).eval()
-    return _measure(model, data, _outputs_of_classes(model, data, config), config, accelerator)
+    return _measure(model, data, config, accelerator)
 
 
 def report(result: dict[str, Any], as_json: bool) -> str:
     """Return the figures as one line."""
     if as_json:
         return json.dumps(result)
+    low, high = result["top1_interval"]
     return (
         f"{result['model']} on {result['count']} {result['split']} images of {result['data']}: "
-        f"top-1 {result['top1']:.2%}, top-5 {result['top5']:.2%}, NLL {result['nll']:.4f}, "
-        f"calibration error {result['ece']:.4f}, {result['images_per_second']:.0f} images/s"
+        f"top-1 {result['top1']:.2%} (95 % interval {low:.2%} to {high:.2%}), top-5 {result['top5']:.2%}, "
+        f"NLL {result['nll']:.4f}, calibration error {result['ece']:.4f}, {result['images_per_second']:.0f} images/s"
     )
 
 
@@ -82,49 +86,79 @@ def _prepared_as_in_training(config: DataConfig, source: Source) -> DataConfig:
     )  # fmt: skip
 
 
-def _outputs_of_classes(model: nn.Module, data: Data, config: EvaluateConfig) -> Tensor:
-    """Index of the output that stands for each class of the data set, by name where the names are of one kind."""
-    known = list(model.categories or ())  # type: ignore[arg-type]
-    if known == list(data.classes) or not set(known).intersection(data.classes):
-        return _outputs_in_order(model, known, data, config)
-    unknown = [name for name in data.classes if known.count(name) != 1]
-    if unknown:
-        count = f"{len(unknown)} of the {len(data.classes)} classes"
-        raise ValueError(
-            f"{config.model.weights} does not know {count} of data.name={config.data.name}: {', '.join(unknown[:10])}"
-        )
-    return torch.tensor([known.index(name) for name in data.classes])
-
-
-def _outputs_in_order(model: nn.Module, known: list[str], data: Data, config: EvaluateConfig) -> Tensor:
-    """Pair outputs and classes in their order; where the weights know names, the number of classes has to be theirs."""
-    outputs, classes = len(model.state_dict()["fc.weight"]), len(data.classes)
+def _outputs_of_classes(known: list[str], outputs: int, data: Data, config: EvaluateConfig) -> Tensor:
+    """Return the output that stands for each class of the data set: by name where the weights know names."""
+    classes = list(data.classes)
     weights, dataset = config.model.weights, f"data.name={config.data.name}"
-    if outputs < classes or (known and outputs != classes):
-        by_other_names = " by other names" if known else ""
-        raise ValueError(f"{weights} knows {outputs} classes, {dataset} has {classes}{by_other_names}")
-    if known and known != list(data.classes):
-        logger.warning(
-            "%s knows no class of %s by name, its first is %r and not %r: outputs and classes are paired in order",
-            weights, dataset, known[0], data.classes[0],
-        )  # fmt: skip
-    return torch.arange(classes)
+    if config.classes_in_order or not known or known == classes or _is_imagenet(classes, outputs):
+        if outputs < len(classes) or (known and outputs != len(classes)):
+            raise ValueError(f"{weights} knows {outputs} classes, {dataset} has {len(classes)}")
+        return torch.arange(len(classes))
+    if not set(known).intersection(classes):
+        raise ValueError(
+            f"{weights} ({_some(known)}) and {dataset} ({_some(classes)}) have no class names in common: accuracy is "
+            "meaningless; rename the folders, or add --classes_in_order true where the order is the same"
+        )
+    unknown = [name for name in classes if known.count(name) != 1]
+    if unknown:
+        count = f"{len(unknown)} of the {len(classes)} classes"
+        raise ValueError(f"{weights} does not know {count} of {dataset}: {', '.join(unknown[:10])}")
+    return torch.tensor([known.index(name) for name in classes])
 
 
-def _measure(
-    model: nn.Module, data: Data, outputs: Tensor, config: EvaluateConfig, accelerator: Accelerator
-) -> dict[str, Any]:
+def _is_imagenet(classes: list[str], outputs: int) -> bool:
+    """Return whether all classes go by WordNet numbers: sorted, they have the order of all weights for ImageNet."""
+    return len(classes) == outputs and all(re.fullmatch(r"n\d{8}", name) for name in classes)
+
+
+def _names_of_outputs(known: list[str], number: int, outputs: Tensor, data: Data, in_order: bool) -> tuple[str, ...]:
+    """Return names for the page: those of the weights, but where the settings say that they do not hold."""
+    if known and not in_order:
+        return tuple(known)
+    names = [f"output {output}" for output in range(number)]
+    for output, name in zip(outputs.tolist(), data.classes, strict=True):
+        names[output] = name
+    return tuple(names)
+
+
+def _title(config: EvaluateConfig) -> str:
+    images = config.data.label or config.data.name
+    if images == "folder":
+        images = config.data.root.name
+    return f"{config.model.name} on {images}"
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(names[:3])
+    if len(names) > 3:
+        shown += ", ..."
+    return shown
+
+
+def _measure(model: nn.Module, data: Data, config: EvaluateConfig, accelerator: Accelerator) -> dict[str, Any]:
     split = {"test": data.test, "valid": data.valid, "train": data.train}[config.split]
     if split is None:
         raise ValueError(f"split={config.split}: the data set has no such images")
+    known, number = list(model.categories or ()), len(model.state_dict()["fc.weight"])  # type: ignore[arg-type]
+    outputs = _outputs_of_classes(known, number, data, config)
     batches = EvaluationBatches(
         data, split.relabel(outputs), config.batch_size, accelerator.device, config.data.workers,
         accelerator.process_index, accelerator.num_processes,
     )  # fmt: skip
+    recorder = PredictionRecorder()
     start = time.perf_counter()
-    figures = evaluate(model, batches, accelerator)
+    figures = evaluate(model, batches, accelerator, recorder)
     seconds = time.perf_counter() - start
-    return {
+    right = round(figures.top1 * figures.count)
+    result = {
         "model": config.model.name, "weights": config.model.weights, "data": config.data.name, "split": config.split,
-        **dataclasses.asdict(figures), "error_percent": figures.error, "images_per_second": figures.count / seconds,
+        **dataclasses.asdict(figures), "top1_interval": accuracy_interval(right, figures.count),
+        "error_percent": figures.error, "images_per_second": figures.count / seconds,
     }  # fmt: skip
+    if config.report is not None:
+        names = _names_of_outputs(known, number, outputs, data, config.classes_in_order)
+        predictions = recorder.gather(names, accelerator)
+        if accelerator.is_main_process:
+            page = write_page(config.report, _title(config), result, predictions, data, split)
+            logger.info("the report is %s", page)
+    return result

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,8 +18,10 @@ from torch import nn
 
 from stodepth_models import CifarResNet20_Weights
 from stodepth_models.training.config import DataConfig, EvaluateConfig, ModelConfig, OptimConfig, TrainConfig
+from stodepth_models.training.data.datasets import Data
 from stodepth_models.training.errors import SettingsError
-from stodepth_models.training.evaluation import evaluate_weights, report
+from stodepth_models.training.evaluation import _outputs_of_classes, evaluate_weights, report
+from stodepth_models.training.predictions import accuracy_interval
 from stodepth_models.training.run.metrics import evaluate
 from stodepth_models.training.run.train import train
 from stodepth_models.weights import checkpoint, sources
@@ -65,7 +68,10 @@ def test_the_weights_of_a_run_score_as_at_its_end(tmp_path):
         figures = evaluate_weights(EvaluateConfig(model=ModelConfig(weights=weights), data=data))
         assert figures["nll"] == pytest.approx(result[f"test_{name}"]["nll"], rel=1e-5)
         assert figures["error_percent"] == pytest.approx(result[f"test_error_{name}"])
-    assert "images of digits: top-1" in report(figures, as_json=False)
+    low, high = figures["top1_interval"]
+    assert (low, high) == accuracy_interval(round(figures["top1"] * figures["count"]), figures["count"])
+    line = report(figures, as_json=False)
+    assert f"images of digits: top-1 {figures['top1']:.2%} (95 % interval {low:.2%} to {high:.2%}), top-5" in line
     command = [sys.executable, str(SCRIPTS / "evaluate.py"), "--model.weights", weights, "--data.name=digits", "--json"]
     out = subprocess.run(command, capture_output=True, text=True, check=True,
                          env=os.environ | {"PYTHONPATH": str(SCRIPTS.parent)})  # fmt: skip
@@ -93,7 +99,7 @@ def pets(tmp_path_factory):
     return str(folder / "run" / "last.safetensors")
 
 
-@pytest.mark.parametrize("names", [("dog", "eel"), ("cat", "eel"), ("cat", "dog", "eel"), ("a", "b", "c")])
+@pytest.mark.parametrize("names", [("dog", "eel"), ("cat", "eel"), ("cat", "dog", "eel")])
 def test_names_tell_which_output_stands_for_a_class(pets, tmp_path, names, monkeypatch):
     data, reads = make_pets(tmp_path, "test", names), []
 
@@ -112,7 +118,12 @@ def test_names_tell_which_output_stands_for_a_class(pets, tmp_path, names, monke
     [
         (("dog", "fox"), r"last\.safetensors does not know 1 of the 2 classes of data\.name=folder: fox$"),
         (("cat", "dog", "eel", "fox"), "does not know 1 of the 4 classes of .*: fox$"),
-        (("a", "b"), r"last\.safetensors knows 3 classes, data\.name=folder has 2 by other names$"),
+        (
+            ("a", "b", "c"),
+            r"last\.safetensors \(cat, dog, eel\) and data\.name=folder \(a, b, c\) have no class names in common: "
+            r"accuracy is meaningless; rename the folders, or add --classes_in_order true where the order is the same$",
+        ),
+        (("a", "b"), "have no class names in common: accuracy is meaningless"),
     ],
 )
 def test_classes_that_the_weights_do_not_know_are_named(pets, tmp_path, names, refusal):
@@ -164,7 +175,9 @@ def test_weights_that_cannot_be_evaluated_are_refused(tmp_path):
         evaluate_weights(EvaluateConfig(data=DataConfig(name="fake")))
     (tmp_path / "empty.pth").touch()
     model = ModelConfig(weights=str(tmp_path / "empty.pth"), options={"shortcutt": "B"})
-    with pytest.raises(SettingsError, match=r"^model: .*unexpected keyword argument 'shortcutt', given model\.options"):
+    with pytest.raises(
+        SettingsError, match=r"^model: .*takes no shortcutt; did you mean shortcut\?, given model\.options"
+    ):
         evaluate_weights(EvaluateConfig(model=model, data=DataConfig(name="folder", root=tmp_path / "none")))
 
 
@@ -199,9 +212,54 @@ def test_weights_bring_the_size_that_images_are_scaled_to(tmp_path):
     assert evaluate_weights(given)["nll"] == pytest.approx(at_the_end["test_last"]["nll"], rel=1e-5)
 
 
-def test_classes_of_other_names_are_paired_in_order_and_the_log_says_so(pets, tmp_path, caplog):
-    for names, said in ((("a", "b", "c"), 1), (("cat", "dog", "eel"), 0)):
-        caplog.clear()
-        data = make_pets(tmp_path / names[0], "test", names)
-        evaluate_weights(EvaluateConfig(model=ModelConfig(weights=pets), data=data, cpu=True))
-        assert sum("its first is 'cat' and not 'a'" in record.getMessage() for record in caplog.records) == said
+@pytest.mark.parametrize("names", [("a", "b", "c"), ("cat", "dog", "eel")])
+def test_classes_are_paired_in_their_order_where_the_settings_say_so(pets, tmp_path, names):
+    data = make_pets(tmp_path / "set", "test", names)
+    config = EvaluateConfig(
+        model=ModelConfig(weights=pets), data=data, cpu=True, classes_in_order=True, report=tmp_path / "report"
+    )
+    assert evaluate_weights(config)["top1"] > 0.9
+    page = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
+    assert all(f'<td class="text">{name}</td>' in page for name in names)
+    fewer = dataclasses.replace(config, data=make_pets(tmp_path / "fewer", "test", names[:2]))
+    with pytest.raises(ValueError, match=r"last\.safetensors knows 3 classes, data\.name=folder has 2$"):
+        evaluate_weights(fewer)
+
+
+def test_the_page_names_outputs_as_the_weights_do(pets, tmp_path):
+    """Weights that know cats, dogs and eels see eels as eels, and cats as cats, in a set of eels and cats."""
+    data = make_pets(tmp_path / "set", "test", ("cat", "eel"))
+    for picture in (tmp_path / "set" / "test" / "cat").iterdir():  # dogs, labelled as cats
+        number = int(picture.stem)
+        Image.new("RGB", (8, 8), (120 + number,) * 3).save(picture)
+    folder = tmp_path / "report"
+    figures = evaluate_weights(EvaluateConfig(model=ModelConfig(weights=pets), data=data, cpu=True, report=folder))
+    page = (folder / "index.html").read_text(encoding="utf-8")
+    assert figures["top1"] == pytest.approx(0.5, abs=0.1)
+    assert re.search(r"<b>cat</b><br>predicted: dog,", page)
+    assert re.search(r'<td class="text">dog \((1\d|20)\)</td>', page)  # what cats are most often mistaken for
+    assert "cifar_resnet20_stodepth_lineardecay on set</title>" in page
+
+
+WORDNET = ["n01440764", "n01443537", "n01484850"]
+
+
+@pytest.mark.parametrize(
+    ("known", "classes", "outputs"),
+    [
+        (["tench", "goldfish", "shark"], WORDNET, [0, 1, 2]),  # folders of ImageNet, sorted, go by the weights' order
+        ([], ["x", "y"], [0, 1]),
+        (["cat", "dog", "eel"], ["eel", "cat"], [2, 0]),
+    ],
+)
+def test_outputs_of_classes(known, classes, outputs):
+    data = Data(None, None, None, tuple(classes), 8, 8, 0, False, torch.zeros(3), torch.ones(3))
+    config = EvaluateConfig(model=ModelConfig(weights="w"))
+    assert _outputs_of_classes(known, 3, data, config).tolist() == outputs
+
+
+@pytest.mark.parametrize("classes", [WORDNET[:2], ["tench.", "goldfish.", "shark."], ["Tench", "Goldfish", "Shark"]])
+def test_foreign_names_are_refused(classes):
+    data = Data(None, None, None, tuple(classes), 8, 8, 0, False, torch.zeros(3), torch.ones(3))
+    with pytest.raises(ValueError, match="no class names in common: accuracy is meaningless"):
+        _outputs_of_classes(["tench", "goldfish", "shark"], 3, data, EvaluateConfig(model=ModelConfig(weights="w")))

@@ -1,6 +1,6 @@
 """Figures of an evaluation: sums that processes add up, so that uneven last batches count as they should."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -38,13 +38,17 @@ class Figures:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], accelerator: Accelerator) -> Figures:
+def evaluate(
+    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], accelerator: Accelerator,
+    observe: Callable[[Tensor, Tensor], None] | None = None,
+) -> Figures:  # fmt: skip
     """Evaluate a model on the images of all processes. Draws no random number; the model's modes are restored.
 
     Args:
         model: not wrapped for data parallelism: processes may have different numbers of batches.
         batches: standardised images ``(B, 3, H, W)`` and labels ``(B,)`` of this process.
         accelerator: adds up the sums of all processes.
+        observe: is called with the logits ``(B, C)``, float32, and the labels ``(B,)`` of each batch of this process.
     """
     sums = torch.zeros(4 + 3 * _BINS, dtype=torch.float64, device="cpu")
     with restored_modes(model):
@@ -53,6 +57,8 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], acceler
             with accelerator.autocast():
                 logits = model(images)
             sums += _sums(logits.float(), labels).cpu()
+            if observe is not None:
+                observe(logits.float(), labels)
     sums = accelerator.reduce(sums.to(accelerator.device, _widest(accelerator.device)), "sum").cpu().double()
     return _figures(sums)
 
