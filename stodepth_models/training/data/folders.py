@@ -1,4 +1,4 @@
-"""Folders of images: ``train/``, ``valid/``, ``test/``, with a folder a class in each."""
+"""Folders of images: ``train/``, ``valid/``, ``test/``, with a folder a class in each; or the classes alone."""
 
 import logging
 import os
@@ -16,15 +16,17 @@ from .splits import Files
 
 logger = logging.getLogger("stodepth_models")
 
-_SPLITS = {"train": ("train", "training"), "valid": ("valid", "val", "validation"), "test": ("test",)}
+_SPLITS = {"train": ("train", "training"), "valid": ("valid", "val", "validation"), "test": ("test", "testing")}
 _MAX_KINDS_SHOWN = 8
 
 
 def find_root(root: Path, cache: Path, limits: Limits) -> Path:
     """Return the folder that holds the splits: ``root``, what an archive unpacks to, or its one inner folder.
 
+    A folder of classes alone, as torchvision's ``ImageFolder`` takes it, is a training split.
+
     Raises:
-        ValueError: ``root`` does not exist, is no folder and no archive, or has no split.
+        ValueError: ``root`` does not exist, is no folder and no archive, or has neither splits nor classes.
     """
     if not root.exists():
         raise ValueError(f"data.root: {root} does not exist")
@@ -32,14 +34,13 @@ def find_root(root: Path, cache: Path, limits: Limits) -> Path:
         if not root.name.lower().endswith(ARCHIVES):
             raise ValueError(f"data.root: {root} is neither a folder nor an archive ({', '.join(ARCHIVES)})")
         root = unpacked(root, cache, limits)
-    inside = _folders(root)
-    if not _split_folders(root) and len(inside) == 1:
-        root = inside[0]
+    if not _split_folders(root) and len(_folders(root)) == 1:
+        root = _folders(root)[0]
     if not _split_folders(root):
-        found = ", ".join(path.name for path in inside[:5]) or "no folder at all"
+        found = ", ".join(path.name for path in _folders(root)[:5]) or "no folder at all"
         raise ValueError(
-            f"data.root: {root} has no train/, valid/ or test/ folder, but {found}: "
-            "put the folders of the classes into train/"
+            f"data.root: {root} has no train/, valid/ or test/ folder and no folders of images, but {found}: "
+            "put a folder of images for each class into train/"
         )
     return root
 
@@ -93,12 +94,26 @@ def images_below(folder: Path, passed_over: Counter[str]) -> list[Path]:
 
 
 def _split_folders(root: Path) -> dict[str, Path]:
+    folders = _folders(root)
     found = {}
     for split, names in _SPLITS.items():
-        existing = [root / name for name in names if (root / name).is_dir()]
-        if existing:
-            found[split] = existing[0]
+        for folder in folders:
+            if folder.name.lower() in names:
+                found.setdefault(split, folder)
+    if not found and _holds_classes(folders):
+        return {"train": root}
     return found
+
+
+def _holds_classes(folders: Sequence[Path]) -> bool:
+    """Return whether all of two or more folders hold images themselves: a data set further down does not."""
+    if len(folders) < 2:
+        return False
+    for folder in folders:
+        is_class = any(is_image(path, path.is_file()) for path in folder.iterdir())
+        if not is_class:
+            return False
+    return True
 
 
 def _folders(folder: Path) -> list[Path]:

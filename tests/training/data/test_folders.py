@@ -35,8 +35,10 @@ def test_folders_that_cannot_be_trained_on_are_refused(tmp_path):
         load_data(folder(empty))
     with pytest.raises(ValueError, match=r"two or more classes, got \['cat'\]"):
         load_data(folder(make_folder(tmp_path / "one", classes=("cat",))))
-    with pytest.raises(ValueError, match="has no train/, valid/ or test/ folder, but cat, dog: put"):
-        load_data(folder(make_folder(tmp_path / "flat", splits=("",))))
+    with pytest.raises(ValueError, match="has no train/, valid/ or test/ folder and no .*, but a, b: put"):
+        for part in ("a", "b"):
+            make_folder(tmp_path / "two" / part)
+        load_data(folder(tmp_path / "two"))
     with pytest.raises(ValueError, match="has no train/ folder, only test"):
         load_data(folder(make_folder(tmp_path / "test_only", splits=("test",))))
     with pytest.raises(ValueError, match="nowhere does not exist"):
@@ -51,6 +53,20 @@ def test_folders_that_cannot_be_trained_on_are_refused(tmp_path):
     (strange / "test" / "bird").mkdir()
     with pytest.raises(ValueError, match=r"has classes that .*train has not: bird"):
         load_data(folder(strange))
+
+
+def test_folders_of_classes_alone_are_a_training_split_as_in_torchvision(tmp_path):
+    root = make_folder(tmp_path / "flat", splits=("",))
+    data = load_data(folder(root))
+    assert data.classes == tuple(torchvision.datasets.ImageFolder(str(root)).classes) == ("cat", "dog")
+    assert len(data.train.labels) + len(data.valid.labels) == 12
+    assert data.test is None
+
+
+def test_the_names_of_splits_are_known_in_any_case_of_letters(tmp_path):
+    root = make_folder(tmp_path / "set", splits=("Train", "VAL", "Testing"))
+    data = load_data(folder(root))
+    assert [len(split.labels) for split in (data.train, data.valid, data.test)] == [12, 12, 12]
 
 
 def test_hidden_files_and_folders_with_the_names_of_images_are_none(tmp_path):
