@@ -25,7 +25,8 @@ from .cifar import (
 )
 from .flops import expected_flops
 from .layers.drop_path import DropPath, drop_path
-from .layers.residual import StochasticDepthBlock, StochasticResidual
+from .layers.residual import StochasticResidual
+from .layers.whole_block import StochasticDepthBlock
 from .recalibration import recalibrate_bn
 from .resnet import (
     StoDepthResNet,
@@ -149,8 +150,8 @@ for _old, _new in {
     "published": "weights.published",
     "recipe": "weights.config",
     "schedules": "survival",
-    "stage": "layers.stage",
-    "whole_block": "layers.residual",
+    "stage": "layers.recompute",
+    "whole_block": "layers.whole_block",
 }.items():
     sys.modules[f"{__name__}.{_old}"] = sys.modules[f"{__name__}.{_new}"]
 del _name, _old, _new

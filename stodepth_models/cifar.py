@@ -17,8 +17,8 @@ from torchvision.models.resnet import conv1x1, conv3x3
 from .blocks.torchvision import StoDepthBasicBlock, StoDepthBottleneck
 from .builder import AnySource, StochasticDepth, build, register
 from .checks import check_choice
+from .layers.recompute import Stage
 from .layers.residual import draws_anywhere
-from .layers.stage import Stage
 from .layers.tracing import call_eagerly
 from .weights import published
 from .weights.hub import HubModel

@@ -10,8 +10,8 @@ from torchvision.models import ResNet, WeightsEnum
 
 from .blocks.torchvision import StoDepthBasicBlock, StoDepthBottleneck
 from .builder import AnySource, StochasticDepth, build, register
+from .layers.recompute import Stage
 from .layers.residual import draws_anywhere
-from .layers.stage import Stage
 from .layers.tracing import call_eagerly
 from .weights.hub import HubModel
 

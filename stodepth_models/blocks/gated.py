@@ -4,10 +4,11 @@ from inspect import signature
 from typing import Any, ClassVar
 
 import torch
+import torch.fx
 from torch import Tensor, nn
 
 from ..layers.residual import StochasticResidual
-from ..layers.tracing import is_proxy, trace_as_leaf
+from ..layers.tracing import trace_as_leaf
 from .spec import BlockSpec
 
 
@@ -45,7 +46,7 @@ class GatedBlock(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Return what the original class returns for ``x``, ``(N, ...)``, and its further arguments."""
-        if args and is_proxy(args[0]):
+        if args and isinstance(args[0], torch.fx.Proxy):
             return trace_as_leaf(self, *args, **kwargs)
         # Nothing touches `x` before the compiler leaves this frame: its guards do not multiply with the shapes.
         for gate in self.stodepth_gates:

@@ -13,8 +13,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..layers.branch import is_relu_output
 from ..layers.residual import StochasticResidual
-from ..layers.rows import is_relu_output
 from .ends import ScalableWeights, scalable_weights
 from .masks import is_mask
 

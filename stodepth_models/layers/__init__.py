@@ -1,7 +1,8 @@
 """Modules that skip work: a gated residual connection, a gated block, drop-path, and stages of blocks."""
 
 from .drop_path import DropPath, drop_path
-from .residual import StochasticDepthBlock, StochasticGate, StochasticResidual
-from .stage import Stage
+from .recompute import Stage
+from .residual import StochasticGate, StochasticResidual
+from .whole_block import StochasticDepthBlock
 
 __all__ = ["DropPath", "Stage", "StochasticDepthBlock", "StochasticGate", "StochasticResidual", "drop_path"]

@@ -17,13 +17,6 @@ Branch = Callable[..., Tensor]
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
-def call_branch(branch: Branch, x: Tensor, *args: Tensor) -> Tensor:
-    """Call the branch on ``x``, ``(N, ...)``, and take care of its batch norms where there is a single row."""
-    if len(x) == 1:
-        return call_on_single_row(branch, x, *args)
-    return branch(x, *args)
-
-
 def call_on_single_row(branch: Branch, row: Tensor, *args: Tensor) -> Tensor:
     """Call the branch on one row, of which a batch norm on a 1x1 map sees a single value a channel.
 
@@ -54,20 +47,22 @@ def call_on_single_row(branch: Branch, row: Tensor, *args: Tensor) -> Tensor:
 
 
 def refuse_collectives(branch: Branch) -> None:
-    """Refuse what waits for all ranks, inside a branch that ranks drop by gates of their own.
+    """Refuse what waits for all ranks, inside a branch that several ranks drop by gates of their own.
 
     Raises:
-        RuntimeError: the branch has a SyncBatchNorm or an FSDP2 unit, and there is more than one rank.
+        RuntimeError: the branch has a SyncBatchNorm or an FSDP2 unit.
     """
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-        return
     from torch.distributed.fsdp import FSDPModule  # a second of import time
 
     for module in _all_modules(branch):
-        if isinstance(module, FSDPModule) or (isinstance(module, nn.SyncBatchNorm) and module.training):
-            kind = "an FSDP unit" if isinstance(module, FSDPModule) else "a SyncBatchNorm"
+        waiting = None
+        if isinstance(module, FSDPModule):
+            waiting = "an FSDP unit"
+        elif isinstance(module, nn.SyncBatchNorm) and module.training:
+            waiting = "a SyncBatchNorm"
+        if waiting is not None:
             raise RuntimeError(
-                f"{kind} in a stochastic branch waits for the ranks that drop the branch; "
+                f"{waiting} in a stochastic branch waits for the ranks that drop the branch; "
                 "build the model with sync_gates=True"
             )
 
@@ -80,7 +75,9 @@ def zero_gradients_for_ddp(x: Tensor, branch: Branch, alias: bool = False) -> Te
     if not _is_inside_ddp():
         return x
     parameters = [parameter for parameter in _parameters(branch) if parameter.requires_grad]
-    return with_zero_gradients(x, parameters, alias) if parameters else x
+    if not parameters:
+        return x
+    return with_zero_gradients(x, parameters, alias)
 
 
 def with_zero_gradients(x: Tensor, parameters: Iterable[Parameter], alias: bool = False) -> Tensor:
@@ -97,7 +94,10 @@ def with_zero_gradients(x: Tensor, parameters: Iterable[Parameter], alias: bool 
 class _WithZeroGradients(Function):
     @staticmethod
     def forward(x: Tensor, alias: bool, *parameters: Parameter) -> Tensor:
-        return x.view_as(x) if alias else x.clone()
+        # Never `x` itself: autograd takes an input that is returned as it is for one that was changed in place.
+        if alias:
+            return x.view_as(x)
+        return x.clone()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -105,7 +105,17 @@ class _WithZeroGradients(Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return grad, None, *(torch.zeros_like(parameter) for parameter in ctx.parameters)
+        zeros = [torch.zeros_like(parameter) for parameter in ctx.parameters]
+        return grad, None, *zeros
+
+
+def is_relu_output(x: Tensor) -> bool:
+    """Return whether a ReLU made ``x``: another ReLU would change nothing, and save its output for nothing."""
+    node: Any = x.grad_fn
+    # Among ranks a dropped block adds such a node, which keeps the values.
+    while type(node).__name__ == "_WithZeroGradientsBackward":
+        node = node.next_functions[0][0]
+    return type(node).__name__ == "ReluBackward0"
 
 
 def _is_inside_ddp() -> bool:

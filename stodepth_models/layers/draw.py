@@ -18,6 +18,11 @@ RESCALES = ("eval", "train", "none")
 Rows = tuple[slice, ...] | Tensor
 """Surviving rows in ascending order: at most two runs of neighbours, or a 1-d tensor of indices on the CPU."""
 
+# From this batch size on, the size of a subset is a multiple of the second number. A step then has few sizes in all of
+# its blocks together: memory is reused, and cuDNN prepares and tunes its kernels once for each size.
+LARGE_BATCH = 64
+SIZE_STEP = 8
+
 
 def draw_batch(survival_prob: float, sync: bool = False) -> bool:
     """Draw one Bernoulli gate for a whole batch: True where the branch survives.
@@ -26,7 +31,7 @@ def draw_batch(survival_prob: float, sync: bool = False) -> bool:
         survival_prob: chance in ``[0, 1]`` that the branch is kept.
         sync: give every rank of the default process group the gate of rank 0.
     """
-    return torch.rand((), dtype=torch.float64, device="cpu", generator=_generator(sync)).item() < survival_prob
+    return _uniform((), sync).item() < survival_prob
 
 
 def draw_rows(mode: str, survival_prob: float, batch: int, sync: bool = False) -> Rows:
@@ -36,8 +41,8 @@ def draw_rows(mode: str, survival_prob: float, batch: int, sync: bool = False) -
     wrapping around the end of the batch: its size is ``survival_prob * batch`` rounded up or down at random with
     that mean, to a whole number, or from 64 rows on to a multiple of 8 (or the whole batch); its start is uniform over
     the multiples of the greatest common divisor of size and batch, so that few windows fall into two runs. Each row
-    then survives with probability exactly ``survival_prob``, and neighbours move together, which a shuffled batch
-    cannot tell from any other subset.
+    then survives with probability exactly ``survival_prob``. Neighbours survive together, which makes no difference
+    where the batch is shuffled.
 
     Args:
         mode: ``"row"`` or ``"subset"``.
@@ -45,12 +50,12 @@ def draw_rows(mode: str, survival_prob: float, batch: int, sync: bool = False) -
         batch: number of rows.
         sync: give every rank of the default process group the gates of rank 0.
     """
-    generator = _generator(sync)
     if mode == "row":
-        gates = torch.rand(batch, dtype=torch.float64, device="cpu", generator=generator) < survival_prob
+        gates = _uniform((batch,), sync) < survival_prob
         return gates.nonzero().squeeze(1)
-    rounding, position = torch.rand(2, dtype=torch.float64, device="cpu", generator=generator).tolist()
-    return _window(position, _subset_size(survival_prob * batch, batch, rounding), batch)
+    rounding, position = _uniform((2,), sync).tolist()
+    size = _subset_size(survival_prob * batch, batch, rounding)
+    return _window(position, size, batch)
 
 
 def count_rows(rows: Rows) -> int:
@@ -71,15 +76,35 @@ def dropped_runs(rows: tuple[slice, ...], batch: int) -> tuple[slice, ...]:
     return tuple(dropped)
 
 
+def has_other_ranks() -> bool:
+    """Return whether this process is one of several ranks, which draw gates of their own."""
+    if not dist.is_available() or not dist.is_initialized():
+        return False
+    return dist.get_world_size() > 1
+
+
+def _uniform(shape: tuple[int, ...], sync: bool) -> Tensor:
+    """Uniform numbers in ``[0, 1)``, in float64: float32 would round survival probabilities near 0 and 1."""
+    generator = None  # the default CPU generator
+    if sync and has_other_ranks():
+        generator = _generator_of_rank_0()
+    return torch.rand(shape, dtype=torch.float64, device="cpu", generator=generator)
+
+
 def _subset_size(mean: float, batch: int, rounding: float) -> int:
-    # Few sizes in all blocks together: memory is reused, and kernels are prepared or tuned (cuDNN) for each size once.
-    step = 8 if batch >= 64 else 1
+    """Round ``mean`` up or down, by a uniform number, so that the sizes have this mean."""
+    step = 1
+    if batch >= LARGE_BATCH:
+        step = SIZE_STEP
     low = int(mean) // step * step
     high = min(low + step, batch)
-    return high if rounding * (high - low) < mean - low else low
+    if rounding * (high - low) < mean - low:
+        return high
+    return low
 
 
 def _window(position: float, size: int, batch: int) -> tuple[slice, ...]:
+    """Place a window of ``size`` rows by a uniform number, and cut it in two where it wraps around."""
     if size == 0:
         return ()
     # Starts this far apart cover each row equally often and wrap around least often.
@@ -91,11 +116,10 @@ def _window(position: float, size: int, batch: int) -> tuple[slice, ...]:
     return (slice(0, stop - batch), slice(start, batch))
 
 
-def _generator(sync: bool) -> torch.Generator | None:
-    """The default CPU generator (None), or one that all ranks seed with the number that rank 0 draws."""
-    if not (sync and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-        return None
-    seed = torch.randint(2**63 - 1, (1,), device="cpu")  # drawn on every rank: the ranks use up their streams alike
+def _generator_of_rank_0() -> torch.Generator:
+    """A generator that all ranks seed with the number that rank 0 draws."""
+    # Every rank draws a seed, also those that do not use it: the default generators of the ranks advance alike.
+    seed = torch.randint(2**63 - 1, (1,), device="cpu")
     dist.broadcast(seed, src=0, group=_cpu_group())
     return torch.Generator(device="cpu").manual_seed(int(seed))
 
@@ -104,9 +128,11 @@ _cpu_groups: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 
 
 def _cpu_group() -> Any:
-    """A group of all ranks that carries CPU tensors: the default one, or a gloo twin beside pure NCCL."""
+    """A group of all ranks that carries CPU tensors: the default one, or a second one of gloo beside pure NCCL."""
     world = dist.group.WORLD
     if world not in _cpu_groups:
-        carries_cpu = "cpu" in dist.get_backend_config(world)
-        _cpu_groups[world] = None if carries_cpu else dist.new_group(backend="gloo")
+        group = None  # the default group
+        if "cpu" not in dist.get_backend_config(world):
+            group = dist.new_group(backend="gloo")
+        _cpu_groups[world] = group
     return _cpu_groups[world]

@@ -33,9 +33,15 @@ def drop_path(x: Tensor, keep_prob: float = 1.0, inplace: bool = False) -> Tenso
     if keep_prob == 1.0:
         return x
     dropped = torch.rand(x.shape[0], dtype=torch.float64, device="cpu") >= keep_prob
-    dropped = dropped.to(x.device, non_blocking=True).view(-1, *[1] * (x.dim() - 1))
+    shape = (-1,) + (1,) * (x.dim() - 1)
+    dropped = dropped.to(x.device, non_blocking=True).view(shape)
     divisor = keep_prob or 1.0  # at 0 every row is zeroed
-    scaled = x.div_(divisor) if inplace else x / divisor
+    # A division rounds once; a factor of 1 / keep_prob would be rounded to the dtype of `x` first.
+    if inplace:
+        scaled = x.div_(divisor)
+    else:
+        scaled = x / divisor
+    # A mask as a factor would turn an inf of a dropped row into nan.
     return scaled.masked_fill_(dropped, 0.0)
 
 
@@ -58,7 +64,9 @@ class DropPath(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``drop_path(x, p)`` in training, ``x`` in evaluation; ``x`` is ``(N, ...)``."""
-        return drop_path(x, self.p, self.inplace) if self.training else x
+        if not self.training:
+            return x
+        return drop_path(x, self.p, self.inplace)
 
     def extra_repr(self) -> str:
         return f"p={self.p:.4g}, inplace={self.inplace}"

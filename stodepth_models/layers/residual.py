@@ -1,4 +1,4 @@
-"""Modules that skip work at random: a gated residual connection, and a gated block.
+"""A residual connection whose branch is left out at random, and the base class of all gates.
 
 The path of ``x`` through a gate reads from top to bottom: :meth:`StochasticResidual.forward` decides whether gates are
 drawn, ``_forward_gated`` draws them, takes the surviving rows, calls the branch on them, and adds its output.
@@ -9,13 +9,21 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.fx
 from torch import Tensor, nn
 
 from ..checks import check_choice, check_flag, check_probability
-from .branch import Branch, call_branch, refuse_collectives, zero_gradients_for_ddp
-from .draw import MODES, RESCALES, Rows, count_rows, draw_batch, draw_rows
-from .rows import add_residual, add_rows, save_input_instead_of_rows, select_rows, take_rows, version_of
-from .tracing import is_exported, is_proxy, is_transformed, trace_as_leaf
+from .branch import Branch, call_on_single_row, refuse_collectives, zero_gradients_for_ddp
+from .draw import MODES, RESCALES, Rows, count_rows, draw_batch, draw_rows, has_other_ranks
+from .rows import (
+    add_residual,
+    add_rows,
+    is_transformed,
+    save_input_instead_of_rows,
+    select_rows,
+    take_rows,
+    version_of,
+)
 
 EVAL_SCALE = "eval_scale"  # entry of a gate in the metadata of a state dict
 SCHEDULED_SCALE = "scheduled_scale"  # and what the schedule of the model, or of the one it was copied from, set last
@@ -85,7 +93,7 @@ class StochasticGate(nn.Module):
         """
         if not self.training or self._always_survives:
             return False
-        if is_exported():
+        if _is_exported():
             raise RuntimeError("a training model would be exported with its gates frozen: call model.eval() first")
         return True
 
@@ -95,6 +103,12 @@ class StochasticGate(nn.Module):
             "torch.jit.script cannot compile gates: call to_torchvision(model), or remove_stochastic_depth(model), "
             "and script the plain model"
         )
+
+
+def _is_exported() -> bool:
+    """Whether the pass is recorded as a program, which would freeze what is drawn."""
+    # The flag, not `is_exporting()`, which the compiler of torch 2.11 takes for true in any compilation.
+    return getattr(torch.compiler, "_is_exporting_flag", False) or torch.jit.is_tracing()
 
 
 def draws_anywhere(model: nn.Module) -> bool:
@@ -168,15 +182,19 @@ class StochasticResidual(StochasticGate):
     @property
     def eval_scale(self) -> float:
         """Factor of the branch in evaluation."""
-        return self.survival_prob if self.rescale == "eval" else 1.0
+        if self.rescale == "eval":
+            return self.survival_prob
+        return 1.0
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         """Save the scale beside the weights, where PyTorch saves versions: what loads the file keeps the function."""
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        if hasattr(destination, "_metadata"):
-            destination._metadata[prefix[:-1]][EVAL_SCALE] = self.eval_scale
-            if self.scheduled is not None and self.rescale == "eval":
-                destination._metadata[prefix[:-1]][SCHEDULED_SCALE] = self.scheduled.value
+        if not hasattr(destination, "_metadata"):
+            return  # a caller's own dict
+        metadata = destination._metadata[prefix[:-1]]
+        metadata[EVAL_SCALE] = self.eval_scale
+        if self.scheduled is not None and self.rescale == "eval":
+            metadata[SCHEDULED_SCALE] = self.scheduled.value
 
     def forward(self, branch: Branch, x: Tensor, identity: Tensor, *args: Tensor) -> Tensor:
         """Return ``identity`` plus the gated branch.
@@ -195,13 +213,15 @@ class StochasticResidual(StochasticGate):
                 gates, or a branch overwrites the rows that it shares with the shortcut.
         """
         if self.draws():
-            if is_proxy(x):
+            if isinstance(x, torch.fx.Proxy):
                 raise RuntimeError(
                     "an FX graph would freeze the gates of a StochasticResidual: keep the module that holds it whole, "
                     'as in create_feature_extractor(..., tracer_kwargs={"leaf_modules": [Block]})'
                 )
             return self._forward_gated(branch, x, identity, *args)
-        scale = 1.0 if self.training else self.eval_scale
+        scale = 1.0
+        if not self.training:
+            scale = self.eval_scale
         if scale == 0.0:
             return self._without_branch(identity)
         return add_residual(identity, branch(x, *args), scale, self._inplace)
@@ -210,10 +230,14 @@ class StochasticResidual(StochasticGate):
     # compiler leaves every pass that draws gates alone.
     @torch.compiler.disable
     def _forward_gated(self, branch: Branch, x: Tensor, identity: Tensor, *args: Tensor) -> Tensor:
-        survivors = self._draw(branch, len(x))
+        if not self.sync_gates and has_other_ranks():
+            refuse_collectives(branch)
+        survivors = self._draw(len(x))
         if survivors is None:
             return zero_gradients_for_ddp(self._without_branch(identity), branch, self._may_alias)
-        scale = 1.0 / self.survival_prob if self.rescale == "train" else 1.0
+        scale = 1.0
+        if self.rescale == "train":
+            scale = 1.0 / self.survival_prob
         if survivors is ALL_ROWS:
             return add_residual(identity, call_branch(branch, x, *args), scale, self._inplace)
         if isinstance(survivors, Tensor):
@@ -221,9 +245,12 @@ class StochasticResidual(StochasticGate):
         rows, shared = select_rows(x, survivors)
         version = None
         if identity is x:
+            # The shortcut is the input: one backward pass adds the gradients of both, in one buffer.
             identity = shared
             version = version_of(rows)
-        out = self._call_on_rows(branch, x, rows, survivors, [take_rows(arg, survivors) for arg in args])
+        taken = [take_rows(arg, survivors) for arg in args]
+        with self._saving_input(x, rows, survivors):
+            out = call_branch(branch, rows, *taken)
         if version is not None and version_of(rows) != version:
             # The shortcut would see the change where rows share its memory, and not where they are a copy.
             raise RuntimeError(
@@ -232,10 +259,8 @@ class StochasticResidual(StochasticGate):
             )
         return add_rows(identity, out, survivors, scale, self._inplace)
 
-    def _draw(self, branch: Branch, batch: int) -> Rows | None:
+    def _draw(self, batch: int) -> Rows | None:
         """Draw the surviving rows: None for no row, ``ALL_ROWS`` for every row."""
-        if not self.sync_gates:
-            refuse_collectives(branch)
         try:
             count, rows = self._draw_rows(batch)
         except RuntimeError as error:
@@ -248,83 +273,38 @@ class StochasticResidual(StochasticGate):
         self.last_share = count / max(batch, 1)
         if count == 0:
             return None
-        return ALL_ROWS if count == batch else rows
+        if count == batch:
+            return ALL_ROWS  # whatever the mode: nothing has to be taken out and added back
+        return rows
 
     def _draw_rows(self, batch: int) -> tuple[int, Rows]:
         """Return the number of surviving rows, and the rows themselves."""
         if self.survival_prob == 0.0:
             return 0, ALL_ROWS
         if self.mode == "batch":
-            return batch * draw_batch(self.survival_prob, self.sync_gates), ALL_ROWS
+            survives = draw_batch(self.survival_prob, self.sync_gates)
+            return batch * survives, ALL_ROWS
         rows = draw_rows(self.mode, self.survival_prob, batch, self.sync_gates)
         return count_rows(rows), rows
 
-    def _call_on_rows(self, branch: Branch, x: Tensor, rows: Tensor, survivors: Rows, args: list[Tensor]) -> Tensor:
-        """Call the branch on the surviving rows; autograd saves ``x`` in their place."""
-        memory: AbstractContextManager[Any] = nullcontext()
-        if torch.is_grad_enabled() and not is_transformed():
-            memory = save_input_instead_of_rows(x, rows, partial(take_rows, rows=survivors))
-        with memory:
-            return call_branch(branch, rows, *args)
+    def _saving_input(self, x: Tensor, rows: Tensor, survivors: Rows) -> AbstractContextManager[Any]:
+        """Context in which autograd saves ``x`` in place of its surviving rows."""
+        if not torch.is_grad_enabled() or is_transformed():
+            return nullcontext()
+        return save_input_instead_of_rows(x, rows, partial(take_rows, rows=survivors))
 
     def _without_branch(self, identity: Tensor) -> Tensor:
-        return identity if self._may_alias else identity.clone()
+        if self._may_alias:
+            return identity
+        return identity.clone()
 
     def extra_repr(self) -> str:
         return f"survival_prob={self.survival_prob:.4g}, mode={self.mode!r}, rescale={self.rescale!r}"
 
 
-class StochasticDepthBlock(StochasticGate):
-    """Leave out a whole block at random, down to its shortcut.
-
-    In training the block, or with probability ``1 - stoch_depth_probability`` its shortcut alone: one gate a forward
-    pass. In evaluation the block, unscaled.
-
-    Args:
-        block: module with a ``shortcut`` (or ``downsample``) module; None stands for the identity.
-        stoch_depth_probability: chance in ``[0, 1]`` that the block is kept; can be read and set later.
-        sync_gates: see :class:`StochasticGate`.
-
-    Raises:
-        TypeError: ``block`` has no ``shortcut`` and no ``downsample``, or the probability is no number.
-        ValueError: ``stoch_depth_probability`` outside ``[0, 1]`` or nan.
-    """
-
-    def __init__(self, block: nn.Module, stoch_depth_probability: float, *, sync_gates: bool = False) -> None:
-        check_probability("stoch_depth_probability", stoch_depth_probability)
-        if not (hasattr(block, "shortcut") or hasattr(block, "downsample")):
-            raise TypeError(f"block must have a shortcut or a downsample, got {type(block).__name__} without either")
-        super().__init__(stoch_depth_probability, sync_gates)
-        self.block = block
-
-    @property
-    def stoch_depth_probability(self) -> float:
-        """Chance in ``[0, 1]`` that the block is kept; another name of ``survival_prob``."""
-        return self.survival_prob
-
-    @stoch_depth_probability.setter
-    def stoch_depth_probability(self, value: float) -> None:
-        self.survival_prob = check_probability("stoch_depth_probability", value)
-
-    def forward(self, x: Tensor) -> Any:
-        """Return ``block(x)``, or in training at random ``shortcut(x)``; ``x`` is ``(N, ...)``."""
-        if is_proxy(x):
-            return trace_as_leaf(self, x)
-        return self._forward_gated(x) if self.draws() else self.block(x)
-
-    @torch.compiler.disable
-    def _forward_gated(self, x: Tensor) -> Tensor:
-        if not self.sync_gates:
-            refuse_collectives(self.block)
-        survives = draw_batch(self.survival_prob, self.sync_gates)
-        self.last_share = float(survives)
-        if survives:
-            return call_branch(self.block, x)
-        shortcut = getattr(self.block, "shortcut", None) or getattr(self.block, "downsample", None)
-        if shortcut is not None:
-            return zero_gradients_for_ddp(shortcut(x), self.block)
-        # A copy: what follows may write in place, and autograd, or a caller, still need the input.
-        return zero_gradients_for_ddp(x.clone(), self.block)
-
-    def extra_repr(self) -> str:
-        return f"survival_prob={self.survival_prob:.4g}"
+def call_branch(branch: Branch, x: Tensor, *args: Tensor) -> Tensor:
+    """Call the branch on ``x``, ``(N, ...)``, and take care of its batch norms where there is a single row."""
+    if len(x) == 1:
+        # A batch norm on a 1x1 map would see a single value a channel, and raise.
+        return call_on_single_row(branch, x, *args)
+    return branch(x, *args)

@@ -15,7 +15,8 @@ from torch.autograd import Function
 from torch.autograd.graph import saved_tensors_hooks
 
 from .draw import Rows, dropped_runs
-from .tracing import hooks_on_saved_tensors, is_transformed, unchanged
+
+Hook = Callable[[Any], Any]
 
 
 def add_residual(identity: Tensor, branch: Tensor, scale: float = 1.0, inplace: bool = False) -> Tensor:
@@ -41,21 +42,13 @@ def add_residual(identity: Tensor, branch: Tensor, scale: float = 1.0, inplace: 
     return torch.add(identity, branch, alpha=scale).to(branch.dtype)
 
 
-def is_relu_output(x: Tensor) -> bool:
-    """Return whether a ReLU made ``x``: another ReLU would change nothing, and save its output for nothing."""
-    node: Any = x.grad_fn
-    # Among ranks a dropped block adds such a node, which keeps the values.
-    while type(node).__name__ == "_WithZeroGradientsBackward":
-        node = node.next_functions[0][0]
-    return type(node).__name__ == "ReluBackward0"
-
-
 def take_rows(x: Tensor, rows: Rows) -> Tensor:
     """Return the given rows in the memory format of ``x``: one run as a view, anything else as a copy."""
     if isinstance(rows, Tensor):
-        taken = _rows_first(x).index_select(0, rows)
-        return taken.movedim(-1, 1) if _is_channels_last(x) else taken
-    if _is_one_run(rows):
+        if _is_channels_last(x):
+            return x.movedim(1, -1).index_select(0, rows).movedim(-1, 1)
+        return x.index_select(0, rows)
+    if len(rows) == 1:
         return x[rows[0]]
     return torch.cat([x[run] for run in rows])
 
@@ -85,10 +78,9 @@ def add_rows(identity: Tensor, branch: Tensor, rows: Rows, scale: float = 1.0, i
     if not inplace:
         dtype = torch.promote_types(identity.dtype, branch.dtype)
     if is_transformed():
-        index = rows
-        if not isinstance(index, Tensor):
-            index = torch.cat([torch.arange(run.start, run.stop) for run in index])
-        return identity.to(dtype).index_add(0, index.to(identity.device), branch.to(dtype), alpha=scale)
+        # Transforms do not know the autograd functions below: plain indexing, which they differentiate themselves.
+        index = _indices(rows).to(identity.device)
+        return identity.to(dtype).index_add(0, index, branch.to(dtype), alpha=scale)
     return _AddRows.apply(identity, branch, rows, scale, dtype)
 
 
@@ -96,7 +88,8 @@ def add_rows(identity: Tensor, branch: Tensor, rows: Rows, scale: float = 1.0, i
 class _SelectRows(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
-        ctx.rows, ctx.shape = rows, x.shape
+        ctx.rows = rows
+        ctx.shape = x.shape
         ctx.set_materialize_grads(False)
         return take_rows(x, rows).detach(), x.view_as(x)
 
@@ -108,6 +101,7 @@ class _SelectRows(Function):
             grad_x = _zeros(ctx.shape, grad_rows)
         elif not torch.is_grad_enabled():
             grad_x = grad_x.clone()  # others may hold this gradient
+        # A backward pass that is differentiated itself (double backward) must not write in place.
         if torch.is_grad_enabled() or is_transformed():
             return add_rows(grad_x, grad_rows, ctx.rows), None
         return _add_into(grad_x, grad_rows, ctx.rows), None
@@ -116,7 +110,8 @@ class _SelectRows(Function):
 class _AddRows(Function):
     @staticmethod
     def forward(ctx: Any, identity: Tensor, branch: Tensor, rows: Rows, scale: float, dtype: torch.dtype) -> Tensor:
-        ctx.rows, ctx.scale = rows, scale
+        ctx.rows = rows
+        ctx.scale = scale
         return _with_rows_added(identity, branch, rows, scale, dtype)
 
     @staticmethod
@@ -131,10 +126,12 @@ class _AddRows(Function):
 
 
 def _with_rows_added(identity: Tensor, branch: Tensor, rows: Rows, scale: float, dtype: torch.dtype) -> Tensor:
-    identity, branch = identity.to(dtype), branch.to(dtype)
+    identity = identity.to(dtype)
+    branch = branch.to(dtype)
     if isinstance(rows, Tensor):
         return _add_into(identity.clone(), branch, rows, scale)
-    out = torch.empty_like(identity)  # written once, run by run
+    # Each run is written once; a copy of `identity` that is added to would write the surviving runs twice.
+    out = torch.empty_like(identity)
     for run, part in _by_run(branch, rows):
         torch.add(identity[run], part, alpha=scale, out=out[run])
     for run in dropped_runs(rows, len(out)):
@@ -146,35 +143,37 @@ def _add_into(out: Tensor, branch: Tensor, rows: Rows, scale: float = 1.0) -> Te
     if not isinstance(rows, Tensor):
         for run, part in _by_run(branch, rows):
             out[run].add_(part, alpha=scale)
-        return out
-    if _is_channels_last(out):
-        branch = branch.movedim(1, -1)  # whatever its own memory format
-    _rows_first(out).index_add_(0, rows, branch, alpha=scale)
+    elif _is_channels_last(out):
+        out.movedim(1, -1).index_add_(0, rows, branch.movedim(1, -1), alpha=scale)
+    else:
+        out.index_add_(0, rows, branch, alpha=scale)
     return out
 
 
 def _by_run(branch: Tensor, rows: tuple[slice, ...]) -> Iterator[tuple[slice, Tensor]]:
-    return zip(rows, branch.split([run.stop - run.start for run in rows]), strict=True)
+    sizes = [run.stop - run.start for run in rows]
+    return zip(rows, branch.split(sizes), strict=True)
 
 
-def _is_one_run(rows: Rows) -> bool:
-    return not isinstance(rows, Tensor) and len(rows) == 1
-
-
-def _rows_first(x: Tensor) -> Tensor:
-    """View of ``x`` in the order of its memory: indexing channels-last memory directly is slow and loses the format."""
-    return x.movedim(1, -1) if _is_channels_last(x) else x
+def _indices(rows: Rows) -> Tensor:
+    if isinstance(rows, Tensor):
+        return rows
+    return torch.cat([torch.arange(run.start, run.stop) for run in rows])
 
 
 def _is_channels_last(x: Tensor) -> bool:
+    # Rows of such a tensor are taken and added in the order of memory: indexing the tensor itself is slow, and loses
+    # the memory format.
     return x.dim() > 2 and not x.is_contiguous() and x.movedim(1, -1).is_contiguous()
 
 
 def _zeros(shape: torch.Size, like: Tensor) -> Tensor:
     """Zeros in the memory format of ``like``, and a batch of them where ``like`` is a batch of gradients."""
+    # `new_zeros`, not `torch.zeros`: within a vmap (is_grads_batched) `like` is many gradients, and the zeros must be.
     if not _is_channels_last(like):
         return like.new_zeros(shape)
-    return like.new_zeros((shape[0], *shape[2:], shape[1])).movedim(-1, 1)
+    rows, channels, *size = shape
+    return like.new_zeros((rows, *size, channels)).movedim(-1, 1)
 
 
 def save_input_instead_of_rows(
@@ -200,11 +199,13 @@ def save_input_instead_of_rows(
     if outer is None:
         return nullcontext()
     pack_outside, unpack_outside = outer
-    address, kind = rows.data_ptr(), _identity_of(rows)
+    address = rows.data_ptr()
+    identity = _identity_of(rows)
     source = weakref.ref(x)  # autograd keeps the hooks: they must not keep what checkpointing frees
 
     def pack(saved: Tensor) -> tuple[Any, int | None]:
-        if saved.data_ptr() != address or _identity_of(saved) != kind:  # the address first: a block saves many tensors
+        # The address first, which costs less than the identity: a block saves many tensors.
+        if saved.data_ptr() != address or _identity_of(saved) != identity:
             # A saved output that the hook returned itself would hold its own graph, which then is never freed.
             return pack_outside(saved.detach()), None
         x_alive: Any = source()
@@ -224,9 +225,40 @@ def save_input_instead_of_rows(
 
 def version_of(x: Tensor) -> int | None:
     """Return how often a tensor was changed in place; None where PyTorch does not count."""
-    return None if x.is_inference() or is_transformed() else x._version
+    if x.is_inference() or is_transformed():
+        return None
+    return x._version
 
 
 def _identity_of(x: Tensor) -> tuple[Any, ...]:
-    """What tells a tensor from its other views, and from itself before a change in place."""
+    """What differs between a tensor and its other views, and between a tensor before and after a change in place."""
     return x.data_ptr(), x.shape, x.stride(), version_of(x), x.is_conj(), x.is_neg()
+
+
+def is_transformed() -> bool:
+    """Return whether a transform of ``torch.func`` or forward-mode differentiation is at work.
+
+    Neither supports autograd functions without rules of their own, nor hooks on saved tensors.
+    """
+    from torch.autograd import forward_ad
+
+    # Private names; a release without them runs all but the transforms.
+    if getattr(forward_ad, "_current_level", -1) >= 0:
+        return True
+    has_transforms = getattr(torch._C, "_are_functorch_transforms_active", None)
+    return has_transforms is not None and has_transforms()
+
+
+def hooks_on_saved_tensors() -> tuple[Hook, Hook] | None:
+    """Return the hooks on saved tensors that are in force; None where hooks are forbidden, or PyTorch hides them."""
+    autograd: Any = getattr(torch._C, "_autograd", None)
+    is_enabled = getattr(autograd, "_saved_tensors_hooks_is_enabled", None)
+    top_hooks = getattr(autograd, "_top_saved_tensors_default_hooks", None)
+    if is_enabled is None or top_hooks is None or not is_enabled():
+        return None  # a release without the names costs memory alone
+    return top_hooks(False) or (unchanged, unchanged)
+
+
+def unchanged(x: Any) -> Any:
+    """Return ``x``."""
+    return x

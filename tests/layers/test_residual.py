@@ -2,7 +2,9 @@
 
 import copy
 import pickle
+import sys
 import weakref
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from torch.testing._internal.two_tensor import TwoTensor
 from torch.utils.checkpoint import checkpoint
 from torchvision.models.feature_extraction import create_feature_extractor
 
+import stodepth_models as sdm
 from stodepth_models import (
     DropPath,
     StochasticDepthBlock,
@@ -520,3 +523,38 @@ def test_the_probability_of_a_stochastic_block_is_read_and_set_by_its_tutorial_n
     assert survival_probs(block) == [0.25]
     with pytest.raises(ValueError, match=r"stoch_depth_probability must be a probability in \[0, 1\], got 1.5"):
         block.stoch_depth_probability = 1.5
+
+
+def _files_of_a_block_forward(mode):
+    """Files of the package whose functions are called in the training forward of one block."""
+    model = sdm.cifar_resnet20_stodepth_lineardecay(mode=mode, prob_0_L=(0.5, 0.5), rescale="train")
+    block = model.layer1[1]
+    x = torch.randn(16, 16, 8, 8, requires_grad=True).relu()
+    package = Path(sdm.__file__).parent
+    files = set()
+
+    def collect(frame, event, argument):
+        path = Path(frame.f_code.co_filename)
+        if event == "call" and path.is_relative_to(package):
+            files.add(path.relative_to(package).as_posix())
+
+    torch.manual_seed(3)
+    sys.setprofile(collect)
+    try:
+        block(x)
+    finally:
+        sys.setprofile(None)
+    assert 0.0 < block.residual.last_share < 1.0
+    return files
+
+
+@pytest.mark.parametrize("mode", ["row", "subset"])
+def test_a_step_on_some_rows_reads_in_few_files(mode):
+    assert _files_of_a_block_forward(mode) == {
+        "blocks/gated.py",
+        "blocks/spec.py",
+        "blocks/torchvision.py",
+        "layers/draw.py",
+        "layers/residual.py",
+        "layers/rows.py",
+    }

@@ -1,4 +1,7 @@
-"""A stage of residual blocks, with activation checkpointing."""
+"""Activation checkpointing: a stage of residual blocks that recomputes activations in the backward pass.
+
+Whatever is called in a forward pass, hooks of the user among it, is called a second time then.
+"""
 
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
@@ -12,7 +15,8 @@ from torch.utils.checkpoint import checkpoint
 from .branch import BATCH_NORMS
 from .residual import StochasticGate, draws_anywhere
 
-SETTINGS = ("survival_prob", "mode", "rescale")  # of a gate, which a schedule may move before the backward pass
+# Of a gate. A schedule, or the user, may set them anew between the two passes.
+SETTINGS = ("survival_prob", "mode", "rescale")
 
 
 class Stage(nn.Sequential):
@@ -39,10 +43,12 @@ class Stage(nn.Sequential):
 
     def forward(self, x: Tensor) -> Any:
         """Return the output of the last block for ``x``, ``(N, C, H, W)``."""
-        if isinstance(x, torch.fx.Proxy) or not (self.checkpoint and self.training and torch.is_grad_enabled()):
+        recomputes = self.checkpoint and self.training and torch.is_grad_enabled()
+        if isinstance(x, torch.fx.Proxy) or not recomputes:
             return super().forward(x)
         if torch.compiler.is_compiling() and not draws_anywhere(self):
-            for segment in self._segments():  # the compiler counts a batch once, however often it recomputes
+            # Without contexts for the second pass: the compiler counts a batch once, however often it recomputes.
+            for segment in self._segments():
                 x = checkpoint(partial(_run, segment), x, use_reentrant=False)
             return x
         return self._forward_twice(x)
@@ -50,12 +56,19 @@ class Stage(nn.Sequential):
     @torch.compiler.disable
     def _forward_twice(self, x: Tensor) -> Tensor:
         for segment in self._segments():
-            x = checkpoint(partial(_run, segment), x, use_reentrant=False, context_fn=partial(_passes, segment))
+            x = checkpoint(
+                partial(_run, segment),
+                x,
+                use_reentrant=False,
+                context_fn=partial(_passes, segment),
+            )
         return x
 
     def _segments(self) -> list[list[nn.Module]]:
         blocks = list(self.children())
-        size = ceil(len(blocks) / max(1, isqrt(len(blocks))))
+        # About sqrt(n) segments of sqrt(n) blocks keep the fewest activations (arXiv:1604.06174, sec. 4.1).
+        count = max(1, isqrt(len(blocks)))
+        size = ceil(len(blocks) / count)
         return [blocks[start : start + size] for start in range(0, len(blocks), size)]
 
 
@@ -67,7 +80,7 @@ def _run(blocks: list[nn.Module], x: Tensor) -> Tensor:
 
 def _passes(blocks: list[nn.Module]) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
     """Contexts of the first and of the second forward pass."""
-    return nullcontext(), _SecondPass([module for block in blocks for module in block.modules()])
+    return nullcontext(), _SecondPass(blocks)
 
 
 class _SecondPass(AbstractContextManager[None]):
@@ -76,14 +89,21 @@ class _SecondPass(AbstractContextManager[None]):
     Made at the first pass, and entered at each backward pass through it.
     """
 
-    def __init__(self, modules: list[nn.Module]) -> None:
-        self._norms: list[Any] = [
-            m for m in modules if isinstance(m, BATCH_NORMS) and m.num_batches_tracked is not None
-        ]
-        gates = [module for module in modules if isinstance(module, StochasticGate)]
-        settings = [(gate, name) for gate in gates for name in SETTINGS if hasattr(gate, name)]
-        self._settings = [(gate, name, getattr(gate, name)) for gate, name in settings]
+    def __init__(self, blocks: list[nn.Module]) -> None:
+        self._norms: list[Any] = []
+        self._settings: list[tuple[nn.Module, str, Any]] = []
+        for module in nn.ModuleList(blocks).modules():
+            if isinstance(module, StochasticGate):
+                self._remember(module)
+            elif isinstance(module, BATCH_NORMS) and module.num_batches_tracked is not None:
+                self._norms.append(module)
+        # A graph that is retained passes here more than once, and passes can lie within one another.
         self._entered: list[ExitStack] = []
+
+    def _remember(self, gate: StochasticGate) -> None:
+        for name in SETTINGS:
+            if hasattr(gate, name):
+                self._settings.append((gate, name, getattr(gate, name)))
 
     def __enter__(self) -> None:
         undo = ExitStack()
@@ -91,6 +111,7 @@ class _SecondPass(AbstractContextManager[None]):
             undo.callback(setattr, gate, name, getattr(gate, name))
             setattr(gate, name, value)
         for norm in self._norms:
+            # A momentum of 0 leaves running mean and variance as they are; the counter is set back at the end.
             undo.callback(setattr, norm, "momentum", norm.momentum)
             undo.callback(norm.num_batches_tracked.copy_, norm.num_batches_tracked.clone())
             norm.momentum = 0.0

@@ -8,7 +8,7 @@ from torchvision.models.feature_extraction import create_feature_extractor
 import stodepth_models as sdm
 from stodepth_models.blocks.fold import gated_blocks
 from stodepth_models.layers.draw import MODES
-from stodepth_models.layers.stage import Stage
+from stodepth_models.layers.recompute import Stage
 
 
 def _model(builder, mode, checkpoint_stages):
