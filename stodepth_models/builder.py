@@ -51,6 +51,12 @@ ARGUMENTS = """
         TypeError: an argument of the wrong type, or one that the network does not take.
         ValueError: a value that is not allowed, two sources of weights, or weights that do not fit.
         FileNotFoundError: ``weights`` is a path without a file.
+
+    Examples:
+        >>> import stodepth_models as sdm
+        >>> model = sdm.{name}(prob_0_L=(1.0, 0.8), num_classes=5)
+        >>> sdm.survival_probs(model)[-1]
+        0.8
     """
 
 
@@ -80,7 +86,7 @@ for _name in _DROP_RATES:
 def register(builder: Builder) -> Builder:
     """Enter a builder in torchvision's registry, and document the arguments that all builders take."""
     if builder.__doc__:  # absent under `python -OO`
-        builder.__doc__ += ARGUMENTS
+        builder.__doc__ += ARGUMENTS.format(name=builder.__name__)
     register_builder(builder)
     return builder
 

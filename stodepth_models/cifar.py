@@ -65,6 +65,12 @@ class CifarResNet(HubModel):
 
     Raises:
         ValueError: unknown ``shortcut``.
+
+    Examples:
+        >>> import torch, stodepth_models as sdm
+        >>> model = sdm.CifarResNet(sdm.StoDepthBasicBlock, layers=[1, 1], widths=[8, 16], num_classes=5)
+        >>> model(torch.rand(2, 3, 32, 32)).shape
+        torch.Size([2, 5])
     """
 
     def __init__(

@@ -38,6 +38,12 @@ def expected_flops(model: nn.Module, input_size: Sequence[int]) -> ExpectedFlops
 
     Raises:
         TypeError: ``input_size`` is no sequence of numbers.
+
+    Examples:
+        >>> import stodepth_models as sdm
+        >>> model = sdm.cifar_resnet110_stodepth_lineardecay(prob_0_L=(1.0, 0.5))
+        >>> round(sdm.expected_flops(model, (1, 3, 32, 32)).share, 2)
+        0.75
     """
     if not isinstance(input_size, Sequence) or not all(isinstance(size, int) for size in input_size):
         raise TypeError(f"input_size must be the shape of a batch, such as (1, 3, 224, 224), got {input_size!r}")

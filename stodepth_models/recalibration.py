@@ -32,6 +32,11 @@ def recalibrate_bn(model: nn.Module, batches: Iterable[Any]) -> None:
     Raises:
         TypeError: a batch does not begin with a tensor.
         ValueError: ``batches`` is empty, or all of them were passed over.
+
+    Examples:
+        >>> import torch, stodepth_models as sdm
+        >>> model = sdm.cifar_resnet20_stodepth_lineardecay()
+        >>> sdm.recalibrate_bn(model, [torch.randn(8, 3, 32, 32) for _ in range(2)])
     """
     norms = [m for m in model.modules() if isinstance(m, BATCH_NORMS) and m.track_running_stats]
     momenta = {norm: norm.momentum for norm in norms}

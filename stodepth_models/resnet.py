@@ -24,6 +24,13 @@ class StoDepthResNet(HubModel, ResNet):
         layers: number of blocks in each of the four stages.
         checkpoint_stages: recompute activations in the backward pass; see :class:`Stage`.
         **kwargs: those of ``torchvision.models.ResNet``.
+
+    Examples:
+        >>> import torch, stodepth_models as sdm
+        >>> model = sdm.StoDepthResNet(sdm.StoDepthBasicBlock, [1, 1, 1, 1], num_classes=5)
+        >>> sdm.set_survival_probs(model, sdm.linear_decay(4, 1.0, 0.5))
+        >>> model(torch.rand(2, 3, 64, 64)).shape
+        torch.Size([2, 5])
     """
 
     def __init__(

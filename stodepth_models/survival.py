@@ -38,6 +38,13 @@ def linear_decay(L: int, p_0: float = 1.0, p_L: float = 0.5, rule: str = "inclus
     Raises:
         TypeError: a probability that is no number.
         ValueError: a probability outside ``[0, 1]`` or nan, ``L`` below 1, or an unknown rule.
+
+    Examples:
+        >>> import stodepth_models as sdm
+        >>> sdm.linear_decay(5, 1.0, 0.5)
+        [1.0, 0.875, 0.75, 0.625, 0.5]
+        >>> sdm.linear_decay(5, 1.0, 0.5, rule="paper")
+        [0.9, 0.8, 0.7, 0.6, 0.5]
     """
     _check_depth(L)
     p_0, p_L = check_probability("p_0", p_0), check_probability("p_L", p_L)
@@ -59,6 +66,11 @@ def uniform(L: int, p: float) -> list[float]:
     Raises:
         TypeError: ``p`` is no number.
         ValueError: ``p`` outside ``[0, 1]`` or nan, or ``L`` below 1.
+
+    Examples:
+        >>> import stodepth_models as sdm
+        >>> sdm.uniform(3, 0.8)
+        [0.8, 0.8, 0.8]
     """
     _check_depth(L)
     return [check_probability("p", p)] * L
@@ -68,6 +80,12 @@ def survival_probs(model: nn.Module) -> list[float]:
     """Return the survival probability of every stochastic block, in forward order; empty where there is none.
 
     Forward order is that of ``model.modules()``: modules are taken to be registered in the order they are called in.
+
+    Examples:
+        >>> import stodepth_models as sdm
+        >>> model = sdm.resnet18_stodepth_lineardecay(prob_0_L=(1.0, 0.3))
+        >>> [round(p, 2) for p in sdm.survival_probs(model)]
+        [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3]
     """
     return [gate.survival_prob for gate in _gates(model)]
 
@@ -85,6 +103,14 @@ def set_survival_probs(model: nn.Module, probs: float | Sequence[float]) -> None
     Raises:
         TypeError: a probability that is no number.
         ValueError: no stochastic block, a list of another length, or a probability outside ``[0, 1]`` or nan.
+
+    Examples:
+        >>> import stodepth_models as sdm
+        >>> model = sdm.cifar_resnet20_stodepth_lineardecay()
+        >>> sdm.set_survival_probs(model, sdm.linear_decay(9, 1.0, 0.8))
+        >>> sdm.survival_probs(model)[-1]
+        0.8
+        >>> sdm.set_survival_probs(model, 1.0)  # constant depth
     """
     gates = _stochastic_gates(model)
     values: list[Any] = [probs] * len(gates)
@@ -155,6 +181,19 @@ class SurvivalSchedule(_Schedule):
     Raises:
         TypeError: an argument of the wrong type.
         ValueError: a model without stochastic blocks, a value outside its range, or a list of another length.
+
+    Examples:
+        >>> import stodepth_models as sdm
+        >>> model = sdm.cifar_resnet20_stodepth_lineardecay(prob_0_L=(1.0, 0.5), rescale="train")
+        >>> schedule = sdm.SurvivalSchedule(model, total_steps=4)
+        >>> for _ in range(5):
+        ...     print(sdm.survival_probs(model)[-1])
+        ...     schedule.step()  # after optimizer.step()
+        1.0
+        0.875
+        0.75
+        0.625
+        0.5
     """
 
     def __init__(
@@ -239,6 +278,17 @@ class StochasticDepthProbabilitySchedulerLinear(_Schedule):
     Raises:
         TypeError: an argument of the wrong type.
         ValueError: a value outside its range, or a model without stochastic blocks.
+
+    Examples:
+        >>> import stodepth_models as sdm
+        >>> model = sdm.cifar_resnet20_stodepth_lineardecay(rescale="train")
+        >>> scheduler = sdm.StochasticDepthProbabilitySchedulerLinear(1.0, 0.5, max_epochs=3, model=model)
+        >>> for epoch in range(3):
+        ...     scheduler.step()
+        ...     print(epoch, sdm.survival_probs(model)[0])
+        0 1.0
+        1 0.75
+        2 0.5
     """
 
     def __init__(

@@ -26,6 +26,15 @@ class MCPrediction(NamedTuple):
         entropy: predictive entropy, that of ``probs``, in nats, ``(N, ...)``, in ``[0, log K]``.
         mutual_information: between prediction and sub-network, in nats, ``(N, ...)``: the part of the entropy that
             comes from their disagreement (Houlsby et al., arXiv:1112.5745). 0 where all agree.
+
+    Examples:
+        >>> import torch, stodepth_models as sdm
+        >>> model = sdm.cifar_resnet20_stodepth_lineardecay(prob_0_L=(1.0, 1.0))  # a single network: nothing disagrees
+        >>> prediction = sdm.mc_predict(model, torch.zeros(1, 3, 32, 32), samples=2)
+        >>> isinstance(prediction, sdm.MCPrediction)
+        True
+        >>> round(prediction.mutual_information.item(), 4)
+        0.0
     """
 
     probs: Tensor
@@ -48,6 +57,13 @@ def mc_predict(model: nn.Module, x: Any, samples: int = 20) -> MCPrediction:
     Raises:
         TypeError: ``samples`` is not a whole number, or the model does not return a tensor.
         ValueError: ``samples`` below 1, or a model without stochastic blocks.
+
+    Examples:
+        >>> import torch, stodepth_models as sdm
+        >>> model = sdm.cifar_resnet20_stodepth_lineardecay(pretrained=True)
+        >>> prediction = sdm.mc_predict(model, torch.zeros(2, 3, 32, 32), samples=4)
+        >>> prediction.probs.shape, prediction.entropy.shape
+        (torch.Size([2, 10]), torch.Size([2]))
     """
     check_whole("samples", samples, 1)
     gates: list[nn.Module] = [module for module in model.modules() if isinstance(module, (StochasticGate, DropPath))]

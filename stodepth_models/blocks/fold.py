@@ -35,6 +35,13 @@ def fold_rescale(model: nn.Module) -> None:
 
     Raises:
         ValueError: a scaled branch does not end in a layer with a weight of its own. The model is left as it was.
+
+    Examples:
+        >>> import stodepth_models as sdm
+        >>> model = sdm.resnet18_stodepth_lineardecay(rescale="eval")
+        >>> sdm.fold_rescale(model)
+        >>> model.layer4[1].residual
+        StochasticResidual(survival_prob=0.5, mode='batch', rescale='none')
     """
     fold_gates(gated_blocks(model))
 

@@ -73,6 +73,18 @@ def register_block(
         TypeError: ``cls`` is not a class of modules, or another argument not a function.
         ValueError: ``cls`` is one of the blocks of torchvision's or timm's that version 0.1.0 knew, or a list of
             descriptions is empty, or has a key that is none of the four.
+
+    Examples:
+        >>> import torch, stodepth_models as sdm
+        >>> class Block(torch.nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.layer = torch.nn.Linear(4, 4)
+        ...     def forward(self, x):
+        ...         return x + self.layer(x)
+        >>> sdm.register_block(Block, branch=lambda block, x: block.layer(x))
+        >>> sdm.apply_stochastic_depth(torch.nn.Sequential(Block(), Block()))
+        2
     """
     if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
         raise TypeError(f"cls must be a subclass of torch.nn.Module, got {cls!r}")

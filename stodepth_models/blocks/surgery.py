@@ -77,6 +77,14 @@ def apply_stochastic_depth(
         ValueError: a value that is not allowed, no block to change, a mask (drop path) in a block that is not known
             while ``target_layer_name`` is None, or ``drop_rate=None`` and no mask with a rate above 0. The model is
             left as it was.
+
+    Examples:
+        >>> import torchvision, stodepth_models as sdm
+        >>> model = torchvision.models.resnet18()
+        >>> sdm.apply_stochastic_depth(model, drop_rate=0.2)
+        8
+        >>> round(sdm.survival_probs(model)[-1], 2)
+        0.8
     """
     check_method(stochastic_method, drop_distribution, rescale, sync_gates)
     if drop_rate is not None:
@@ -141,6 +149,15 @@ def remove_stochastic_depth(model: nn.Module) -> None:
         ValueError: no stochastic block, one with a ``forward`` of its own, one that has changed its class since
             (``parametrize``, ``fully_shard``), or a scaled branch that does not end in a layer with a weight of its
             own. The model is left as it was.
+
+    Examples:
+        >>> import torchvision, stodepth_models as sdm
+        >>> model = torchvision.models.resnet18()
+        >>> sdm.apply_stochastic_depth(model)
+        8
+        >>> sdm.remove_stochastic_depth(model)
+        >>> sdm.survival_probs(model)
+        []
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
@@ -167,6 +184,12 @@ def to_torchvision(model: nn.Module) -> ResNet:
         TypeError: ``model`` is not a torchvision ResNet, or of a subclass of it.
         ValueError: a model of the CIFAR family, which torchvision has no class for, or one with gates in other places
             than its residual blocks, or in blocks that :func:`remove_stochastic_depth` refuses.
+
+    Examples:
+        >>> import stodepth_models as sdm
+        >>> model = sdm.resnet18_stodepth_lineardecay(num_classes=5)
+        >>> type(sdm.to_torchvision(model))
+        <class 'torchvision.models.resnet.ResNet'>
     """
     kind = type(model).__name__
     if not isinstance(model, ResNet):

@@ -36,6 +36,14 @@ class StoDepthBasicBlock(GatedBlock, BasicBlock):
     The gate is the submodule ``residual``, a :class:`StochasticResidual` that starts at survival probability 1. It has
     no weights: the state dict stays torchvision's. A block that is dropped for the whole batch returns its input
     itself where that comes from a ReLU: features caught on either side of it are one tensor, with one gradient.
+
+    Examples:
+        >>> import torch, stodepth_models as sdm
+        >>> block = sdm.StoDepthBasicBlock(16, 16)
+        >>> block.residual.survival_prob = 0.0
+        >>> x = torch.rand(2, 16, 8, 8)
+        >>> torch.equal(block(x), x)  # the branch is dropped
+        True
     """
 
     stodepth_original = BasicBlock
@@ -65,6 +73,12 @@ class StoDepthBottleneck(GatedBlock, Bottleneck):
     """1x1, 3x3 and 1x1 convolutions, of ResNet-50 and deeper (He et al., arXiv:1512.03385), with stochastic depth.
 
     Its gate is that of :class:`StoDepthBasicBlock`.
+
+    Examples:
+        >>> import torch, stodepth_models as sdm
+        >>> block = sdm.StoDepthBottleneck(64, 16)
+        >>> block(torch.rand(2, 64, 8, 8)).shape
+        torch.Size([2, 64, 8, 8])
     """
 
     stodepth_original = Bottleneck

@@ -26,6 +26,12 @@ def drop_path(x: Tensor, keep_prob: float = 1.0, inplace: bool = False) -> Tenso
     Raises:
         TypeError: ``keep_prob`` is no number.
         ValueError: ``keep_prob`` outside ``[0, 1]`` or nan, or ``x`` without rows.
+
+    Examples:
+        >>> import torch, stodepth_models as sdm
+        >>> rows = sdm.drop_path(torch.ones(1000, 1), keep_prob=0.8)
+        >>> rows.unique().tolist()  # dropped, and kept and divided by 0.8
+        [0.0, 1.25]
     """
     keep_prob = check_probability("keep_prob", keep_prob)
     if x.dim() == 0:
@@ -55,6 +61,12 @@ class DropPath(nn.Module):
     Raises:
         TypeError: ``p`` is no number.
         ValueError: ``p`` outside ``[0, 1]`` or nan.
+
+    Examples:
+        >>> import torch, stodepth_models as sdm
+        >>> layer = sdm.DropPath(p=0.8).eval()
+        >>> layer(torch.ones(2, 1)).tolist()
+        [[1.0], [1.0]]
     """
 
     def __init__(self, p: float = 0.5, inplace: bool = False) -> None:

@@ -140,6 +140,13 @@ class StochasticResidual(StochasticGate):
     Raises:
         TypeError: ``survival_prob`` is no number.
         ValueError: ``survival_prob`` outside ``[0, 1]`` or nan, unknown ``mode`` or ``rescale``.
+
+    Examples:
+        >>> import torch, stodepth_models as sdm
+        >>> residual = sdm.StochasticResidual(survival_prob=0.5, mode="batch", rescale="eval").eval()
+        >>> x = torch.ones(1, 2)
+        >>> residual(torch.nn.Identity(), x, x)  # identity + 0.5 * branch(x)
+        tensor([[1.5000, 1.5000]])
     """
 
     # Set by blocks that own the gate. `_inplace`: add into the branch's output and keep its dtype, see add_residual.

@@ -27,6 +27,15 @@ class StochasticDepthBlock(StochasticGate):
     Raises:
         TypeError: ``block`` has no ``shortcut`` and no ``downsample``, or the probability is no number.
         ValueError: ``stoch_depth_probability`` outside ``[0, 1]`` or nan.
+
+    Examples:
+        >>> import torch, stodepth_models as sdm
+        >>> block = torch.nn.Linear(2, 2)
+        >>> block.shortcut = None  # the identity
+        >>> layer = sdm.StochasticDepthBlock(block, 0.0)
+        >>> layer(torch.ones(1, 2))  # in training the block is always left out
+        tensor([[1., 1.]])
+        >>> layer.stoch_depth_probability = 0.8
     """
 
     def __init__(self, block: nn.Module, stoch_depth_probability: float, *, sync_gates: bool = False) -> None:

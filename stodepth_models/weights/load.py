@@ -78,6 +78,15 @@ def load_pretrained(
         TypeError: ``model`` or ``source`` is of another kind.
         ValueError: no weights have that name, the model is on the meta device, or it scales a branch by 0 that the
             source uses.
+
+    Examples:
+        >>> import torch, stodepth_models as sdm
+        >>> trained = sdm.cifar_resnet20_stodepth_lineardecay(pretrained=True).eval()
+        >>> model = sdm.cifar_resnet20_stodepth_lineardecay(prob_0_L=(1.0, 0.5)).eval()
+        >>> sdm.load_pretrained(model, "CIFAR10_JPEG_V1")
+        >>> x = torch.randn(1, 3, 32, 32)
+        >>> torch.allclose(model(x), trained(x), atol=1e-4)  # whatever the survival probabilities
+        True
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")

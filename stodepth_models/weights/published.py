@@ -62,16 +62,28 @@ class PublishedWeights(WeightsEnum):
         return with_notes(checkpoint.state_dict, scales)
 
 
+_EXAMPLE = """
+
+    Examples:
+        >>> import stodepth_models as sdm
+        >>> [weights.name for weights in sdm.{enum}]
+        {names}
+    """
+
+
 def _fill(members: MutableMapping[str, Any], builder: str) -> None:
     """Add the index's entries for a builder to the body of its enum; ``DEFAULT`` is the default or else the first."""
-    default = None
+    default, names = None, []
     for entry in _index()["weights"]:
         if entry["builder"] == builder:
+            names.append(entry["name"])
             members[entry["name"]] = weights = _weights(entry)
             if entry["default"] or default is None:
                 default = weights
     if default is not None:
         members["DEFAULT"] = default
+    if members.get("__doc__"):  # absent under `python -OO`
+        members["__doc__"] += _EXAMPLE.format(enum=members["__qualname__"], names=names)
 
 
 def _weights(entry: dict[str, Any]) -> Weights:
@@ -207,7 +219,13 @@ class WeightsTable(list[PublishedEntry]):
 
 
 def list_weights() -> WeightsTable:
-    """Return all published weights; printed, they are a table. Nothing is downloaded."""
+    """Return all published weights; printed, they are a table. Nothing is downloaded.
+
+    Examples:
+        >>> import stodepth_models as sdm
+        >>> sorted({entry.dataset for entry in sdm.list_weights()})
+        ['CIFAR-10', 'CIFAR-10 (JPEG)', 'ImageNet-1K']
+    """
     entries = WeightsTable()
     for builder in builder_names():
         for weights in get_model_weights(builder):
