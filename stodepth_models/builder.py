@@ -19,6 +19,7 @@ from .survival import DEPTH_RULES, linear_decay, set_survival_probs
 from .weights.config import BuiltWith, Configured
 from .weights.load import builder_source, load_checkpoint
 from .weights.names import CLASSIFIER
+from .weights.network import find_network
 from .weights.sources import read_checkpoint
 from .zoo import register_builder, registry
 
@@ -190,8 +191,12 @@ def build(
     _check_classes(options.get("num_classes", 1))
     source = builder_source(name, enum, pretrained, weights)
     model = architecture(**options)  # before anything is read or downloaded: a wrong option is told at once
-    checkpoint = None if source is None else read_checkpoint(source, progress=progress)
-    classes = None if checkpoint is None else checkpoint.num_classes
+    checkpoint = None
+    classes = None
+    if source is not None:
+        shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+        checkpoint = find_network(read_checkpoint(source, progress=progress), shapes)
+        classes = checkpoint.num_classes
     if classes is not None and "num_classes" not in options:
         options = {"num_classes": classes, **options}
         if classes != len(model.state_dict()[f"{CLASSIFIER}weight"]):

@@ -40,6 +40,8 @@ class ModelConfig:
         sync_gates: all processes draw the same gates.
         sync_batchnorm: batch-norm statistics over all processes (GPUs only); needs ``sync_gates``.
         weights: file, URL or name of weights to start from.
+        weights_prefix: beginning of the names of the network in weights of several, such as ``encoder_q.``; none given:
+            the one under which they fit.
         num_classes: length of the output; none given: the classes of the data set.
         frozen_stem: keep the first convolution and its batch norm as they are loaded.
         checkpoint_stages: recompute activations in the backward pass, to save memory; see :class:`Stage`.
@@ -59,6 +61,7 @@ class ModelConfig:
     sync_gates: bool = False
     sync_batchnorm: bool = False
     weights: str | None = None
+    weights_prefix: str | None = None
     num_classes: int | None = None
     frozen_stem: bool = False
     checkpoint_stages: bool = False
@@ -83,6 +86,8 @@ class ModelConfig:
         self._check_combinations()
 
     def _check_combinations(self) -> None:
+        if self.weights_prefix is not None and self.weights is None:
+            raise ValueError("model.weights_prefix is a part of model.weights: give both")
         has_schedule = self.ramp_epochs > 0 or self.stoch_depth_probability is not None
         if self.ramp_epochs and self.stoch_depth_probability is not None:
             raise ValueError("model.ramp_epochs and model.stoch_depth_probability are two schedules: give one of them")

@@ -19,9 +19,9 @@ from torch import Tensor
 from .config import check_config
 from .errors import CheckpointError
 from .files import write_atomically
-from .names import CLASSIFIER, canonical_names, noted_scales, under_attribute, unwrap
-
-__all__ = ["HEADER", "Checkpoint", "parse_config", "read_config", "read_file", "read_mapping", "write_file"]
+from .names import CLASSIFIER, canonical_names
+from .nesting import unwrap
+from .scales import read_scales, scales_by_gate
 
 HEADER = "stodepth_models"  # entry of a safetensors header that holds our configuration, as JSON
 
@@ -39,38 +39,33 @@ class Checkpoint:
         state_dict: tensors by name.
         config: configuration of the model that they were saved from; None where the file has none.
         categories: names of the classes, where known.
-        notes: evaluation scales of the gates that the state dict notes, see :func:`noted_scales`; None where it notes
-            nothing.
-        is_wrapped: whether the names stood under an attribute: tensors beside it are not the network's.
+        saved_scales: evaluation scale of each gate, by its name, where it is not 1; None where it is not known.
+        prefix: beginning of the names of the network that was chosen; None: it is found by its names.
+        found_under: the prefix that was taken off the names of the network.
+        left_out: names of what stands beside the network in the file.
     """
 
     name: str
     state_dict: dict[str, Tensor]
     config: Mapping[str, Any] | None = None
     categories: Sequence[str] | None = None
-    notes: Mapping[str, float] | Sequence[float] | None = None
-    is_wrapped: bool = False
+    saved_scales: Mapping[str, float] | None = None
+    prefix: str | None = None
+    found_under: str = ""
+    left_out: Sequence[str] = ()
 
     @property
     def num_classes(self) -> int | None:
         """Rows of the classifier; None where there is none."""
         weight = self.state_dict.get(f"{CLASSIFIER}weight")
-        return None if weight is None or weight.dim() != 2 else len(weight)
+        if weight is None or weight.dim() != 2:
+            return None
+        return len(weight)
 
     @property
-    def scales(self) -> Mapping[str, float] | Sequence[float] | None:
-        """Evaluation scale of each block, by the name of its gate or in forward order; None for constant depth."""
-        if self.config is None:
-            scales = self.notes or []
-        else:
-            scales = self.config["survival_probs"] if self.config["rescale"] == "eval" else []
-        values = scales.values() if isinstance(scales, Mapping) else scales
-        return None if all(scale == 1.0 for scale in values) else scales
-
-    @property
-    def is_told(self) -> bool:
+    def scales_known(self) -> bool:
         """Whether it is known how the network scaled its branches in evaluation."""
-        return self.config is not None or self.notes is not None
+        return self.saved_scales is not None
 
 
 def read_file(path: Path, name: str) -> Checkpoint:
@@ -122,8 +117,13 @@ def read_mapping(
     names = canonical_names(tensors, name)
     categories = categories or (config or {}).get("categories")
     weights = {key: tensors[original] for key, original in names.items()}
-    is_wrapped = any(under_attribute(key) for key in tensors)
-    return Checkpoint(name, weights, config, categories, noted_scales(state), is_wrapped)
+    if config is None:
+        scales = read_scales(state)
+    elif config["rescale"] == "eval":
+        scales = scales_by_gate(config["survival_probs"], names)
+    else:
+        scales = {}
+    return Checkpoint(name, weights, config, categories, scales)
 
 
 def read_config(path: Path) -> Mapping[str, Any] | None:

@@ -14,10 +14,13 @@ from .checkpoint import Checkpoint
 from .config import Configured
 from .errors import CheckpointError
 from .guess import guess_builder
-from .names import CLASSIFIER, OPTIONAL_BUFFERS, canonical, canonical_names, with_notes
-from .prefix import MAX_KEYS_SHOWN, log_left_out, under_prefix, without_prefix
-from .scales import fold_into
+from .names import CLASSIFIER, OPTIONAL_BUFFERS, canonical
+from .network import BIAS, WEIGHT, find_network, match_names
+from .prefix import MAX_KEYS_SHOWN, under_prefix
+from .scales import fold_into, with_scales
 from .sources import Source, read_checkpoint, resolve_source
+
+MAX_NAMES_LOGGED = 3  # of what is left out
 
 logger = logging.getLogger("stodepth_models")
 
@@ -108,34 +111,34 @@ def load_pretrained(
 
 def load_checkpoint(model: nn.Module, checkpoint: Checkpoint, strict: bool = True) -> None:
     """Load what has been read; see :func:`load_pretrained`."""
-    held, bare = model.state_dict(), _unwrapped(model)
-    names = canonical_names(held, "the model")
+    held = model.state_dict()
+    names = match_names(held, checkpoint)
     target = {key: held[key] for key in names.values()}
-    checkpoint = without_prefix(checkpoint, names)
+    checkpoint = find_network(checkpoint, {name: held[key].shape for name, key in names.items()})
     state = {names.get(key, key): tensor for key, tensor in checkpoint.state_dict.items()}
-    classifier = _other_classifier(names, target, state)
+    classifier = [names.get(name, name) for name in (WEIGHT, BIAS)]
+    remark = _remark_on_classifier(classifier[0], target, state)
+    if remark is None:
+        classifier = []
     for key in classifier:
         state.pop(key, None)
-    if checkpoint.is_wrapped or any(key in target for key in classifier):
-        _leave_out_others(checkpoint, target, state, classifier)
     _check_fit(checkpoint, target, state, classifier, strict)
     state = {key: _checked(key, tensor, target[key], checkpoint.name) for key, tensor in state.items() if key in target}
     _warn_of_nan(state, checkpoint.name)
-    if not checkpoint.is_told and any(gate.eval_scale != 1.0 for _, _, gate in gated_blocks(model)):
+    gates = [gate for _, _, gate in gated_blocks(model)]
+    if not checkpoint.scales_known and any(gate.eval_scale != 1.0 for gate in gates):
         logger.warning(
             "%s does not say how its network scales its branches and is taken for constant depth; for the weights of a "
             "stochastic-depth network of these survival probabilities, use load_state_dict",
             checkpoint.name,
         )
-    state = fold_into(state, model, checkpoint.scales)
-    if classifier:
-        logger.warning(
-            "%s: all but the classifier is loaded, %s", checkpoint.name, _why(checkpoint, target, classifier)
-        )
-    elif isinstance(bare, Configured):
+    state = fold_into(state, model, checkpoint.saved_scales or {})
+    _log_what_is_left_out(checkpoint, remark)
+    bare = _unwrapped(model)
+    if remark is None and isinstance(bare, Configured):
         bare.categories = checkpoint.categories
-    scales = [gate.eval_scale for _, _, gate in gated_blocks(model)]
-    model.load_state_dict(with_notes(state, scales), strict=False)  # the scales of the model are in the weights now
+    # The scales of the model are in the weights now: none that are saved are missing.
+    model.load_state_dict(with_scales(state, {}), strict=False)
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:
@@ -144,37 +147,34 @@ def _unwrapped(model: nn.Module) -> nn.Module:
     return model if isinstance(model, Configured) or not isinstance(inner, nn.Module) else _unwrapped(inner)
 
 
-def _other_classifier(names: Mapping[str, str], target: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
-    """Names of the classifier's weights, if it differs from the file's in the number of classes alone."""
-    ours = [names.get(f"{CLASSIFIER}{part}", f"{CLASSIFIER}{part}") for part in ("weight", "bias")]
-    weight, given = target.get(ours[0]), state.get(ours[0])
-    if weight is None and given is None:
-        return []
-    if weight is None or given is None:
-        return ours  # a network without a classifier is one of another number of classes
-    is_other = given.shape[:1] != weight.shape[:1] and given.shape[1:] == weight.shape[1:]
-    return ours if is_other else []
+def _remark_on_classifier(weight: str, target: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str | None:
+    """Why the classifier is left as it is; None where the one of the file fits."""
+    if weight not in target:
+        return "the model has no classifier" if weight in state else None
+    if weight not in state:
+        return f"the file has none of {target[weight].shape[-1]} inputs that is clearly one"
+    ours, given = target[weight].shape, state[weight].shape
+    if given == ours:
+        return None
+    if given[1:] == ours[1:]:
+        return "the number of classes differs"
+    return f"that of the file is of another shape: {tuple(given)}, the model has {tuple(ours)}"
 
 
-def _why(checkpoint: Checkpoint, target: Mapping[str, Tensor], classifier: list[str]) -> str:
-    if classifier[0] not in target:
-        return "the model has no classifier"
-    if checkpoint.num_classes is None:
-        return "none of that name stands beside the network in the file"
-    return "the number of classes differs"
-
-
-def _leave_out_others(
-    checkpoint: Checkpoint, target: Mapping[str, Tensor], state: dict[str, Tensor], classifier: list[str]
-) -> None:
-    """Take out of ``state`` what is not the network's, where all of the network is there."""
-    body = [key for key in target if key not in classifier and not key.endswith(OPTIONAL_BUFFERS)]
-    if not all(key in state for key in body):
-        return
-    others = [key for key in state if key not in target and not key.endswith(OPTIONAL_BUFFERS)]
-    for key in others:
-        del state[key]
-    log_left_out(checkpoint, others, "the network is complete")
+def _log_what_is_left_out(checkpoint: Checkpoint, remark: str | None) -> None:
+    """Say in one line what of a file is not loaded."""
+    parts: list[str] = []
+    if remark is not None:
+        parts.append(f"all but the classifier is loaded, {remark}")
+    others = checkpoint.left_out
+    if others:
+        if checkpoint.found_under:
+            parts.insert(0, f"the network is under {checkpoint.found_under!r}")
+        more = ", ..." if len(others) > MAX_NAMES_LOGGED else ""
+        shown = ", ".join(others[:MAX_NAMES_LOGGED])
+        parts.append(f"{len(others)} other tensors are left out: {shown}{more}")
+    if parts:
+        logger.warning("%s: %s", checkpoint.name, "; ".join(parts))
 
 
 def _check_fit(

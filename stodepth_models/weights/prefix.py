@@ -1,54 +1,26 @@
-"""The network's own weights in a file that holds more: found by the attribute that stands before their names."""
+"""Where in a file the network stands: the attributes that come before its names."""
 
-import logging
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
+
+import torch
+from torch import Size, Tensor
 
 from .checkpoint import Checkpoint
 from .errors import CheckpointError
-from .names import CLASSIFIER, OPTIONAL_BUFFERS, canonical, canonical_names
+from .names import canonical
 
 MAX_KEYS_SHOWN = 10  # keys that a message shows of each kind
 
-logger = logging.getLogger("stodepth_models")
-
-
-def without_prefix(checkpoint: Checkpoint, body: Iterable[str]) -> Checkpoint:
-    """Return the checkpoint with the one prefix taken off under which the names of a network fit.
-
-    Training scripts put an attribute before every name: ``encoder_q.``, ``student.backbone.``. What lies beside it
-    (losses, metrics, queues) is left out, which the log says.
-
-    Args:
-        checkpoint: weights under this package's names.
-        body: names of the network's weights, but those of its classifier.
-
-    Raises:
-        CheckpointError: the names fit under several prefixes.
-    """
-    wanted = {name for name in body if not name.endswith(OPTIONAL_BUFFERS) and not name.startswith(CLASSIFIER)}
-    counts = _count_prefixes(checkpoint.state_dict, wanted)
-    whole = [prefix for prefix, count in counts.items() if count == len(wanted)]
-    if "" in whole or not counts:
-        return checkpoint
-    if len(whole) > 1:
-        listed = ", ".join(repr(prefix) for prefix in whole)
-        raise CheckpointError(
-            f"{checkpoint.name} holds {len(whole)} networks that fit, under {listed}: choose one with "
-            f"load_pretrained(..., prefix={whole[0]!r})"
-        )
-    best, count = counts.most_common(1)[0]
-    # Names that fit in part are those of another network: the error then lists what is missing of the better match.
-    return checkpoint if best == "" or count < len(wanted) / 2 else under_prefix(checkpoint, best)
+Names = dict[str, str]  # name in the file of each weight of a network, by this package's name
 
 
 def under_prefix(checkpoint: Checkpoint, prefix: str) -> Checkpoint:
-    """Return what stands under a prefix, without it; the log says what is left out.
+    """Return the checkpoint for the network under a prefix; what stands beside it is left out when it is loaded.
 
     Args:
-        checkpoint: weights under this package's names.
-        prefix: beginning of names, such as ``"encoder_q."``, as the file has it.
+        checkpoint: weights as they were read.
+        prefix: beginning of names, such as ``"encoder_q."``, as the file has it; ``""``: names without a prefix.
 
     Raises:
         CheckpointError: no name begins with it.
@@ -56,41 +28,111 @@ def under_prefix(checkpoint: Checkpoint, prefix: str) -> Checkpoint:
     """
     if not isinstance(prefix, str):
         raise TypeError(f"prefix must be the beginning of names, such as 'encoder_q.', got {prefix!r}")
-    start = canonical(f"{prefix.rstrip('.')}.") if prefix else ""
-    kept: dict[str, str] = {}
-    beside: list[str] = []
-    for name in checkpoint.state_dict:
-        if name.startswith(start):
-            kept[name.removeprefix(start)] = name
-        else:
-            beside.append(name)
-    if not kept:
+    start = ""
+    if prefix:
+        start = canonical(f"{prefix.rstrip('.')}.")
+    if not any(name.startswith(start) for name in checkpoint.state_dict):
         first = dict.fromkeys(f"{name.split('.')[0]}." for name in checkpoint.state_dict)
         raise CheckpointError(
             f"{checkpoint.name} holds no names under prefix={prefix!r}; its names begin with "
             f"{', '.join(list(first)[:MAX_KEYS_SHOWN])}"
         )
-    log_left_out(checkpoint, beside, f"the network is under {start!r}")
-    names = canonical_names(kept, checkpoint.name)
-    state = {name: checkpoint.state_dict[kept[original]] for name, original in names.items()}
-    return replace(checkpoint, state_dict=state, is_wrapped=True)
+    return replace(checkpoint, prefix=start)
 
 
-def log_left_out(checkpoint: Checkpoint, names: list[str], why: str) -> None:
-    """Say in one line what of a file is not loaded."""
-    if names:
-        shown = ", ".join(names[:3])
-        more = ", ..." if len(names) > 3 else ""
-        logger.warning("%s: %s; %d other tensors are left out: %s%s", checkpoint.name, why, len(names), shown, more)
+def find_prefix(checkpoint: Checkpoint, shapes: Mapping[str, Size]) -> str:
+    """Return the one prefix under which the body of a network stands.
+
+    Training scripts put an attribute before every name: ``encoder_q.``, ``student.backbone.``.
+
+    Args:
+        checkpoint: weights as they were read.
+        shapes: of the network's weights but those of its classifier, under this package's names.
+
+    Raises:
+        CheckpointError: the names fit under several prefixes.
+    """
+    networks = _networks(checkpoint, shapes)
+    whole = {prefix: names for prefix, names in networks.items() if len(names) == len(shapes)}
+    if len(whole) > 1:
+        whole = _of_the_same_size(checkpoint.state_dict, whole, shapes) or whole
+    if len(whole) > 1:
+        whole = _without_copies(checkpoint.state_dict, whole)
+    if len(whole) > 1:
+        first, *others = whole
+        listed = ", ".join(map(repr, whole))
+        # Names without a prefix are rarely what is meant where others have one.
+        example = first or others[0]
+        raise CheckpointError(
+            f"{checkpoint.name} holds {len(whole)} networks that fit, under {listed}: choose one with "
+            f"load_pretrained(..., prefix={example!r}) or --model.weights_prefix {example}"
+        )
+    if whole:
+        return next(iter(whole))
+    # Names that fit in part are those of another network: the error lists what is missing of the best match.
+    best = max(networks, key=lambda prefix: len(networks[prefix]), default="")
+    if networks and len(networks[best]) >= len(shapes) / 2:
+        return best
+    return checkpoint.prefix or ""
 
 
-def _count_prefixes(state: Mapping[str, object], wanted: set[str]) -> Counter[str]:
-    """How many of the wanted names stand under each prefix."""
-    counts: Counter[str] = Counter()
-    for name in state:
+def _networks(checkpoint: Checkpoint, shapes: Mapping[str, Size]) -> dict[str, Names]:
+    """The weights of the network that stand under each prefix, shorter ones first."""
+    found: dict[str, Names] = {}
+    for name in checkpoint.state_dict:
         parts = name.split(".")
         for depth in range(len(parts)):
-            if canonical(".".join(parts[depth:])) in wanted:
-                start = ".".join(parts[:depth])
-                counts[f"{start}." if start else ""] += 1
-    return counts
+            short = canonical(".".join(parts[depth:]))
+            if short in shapes:
+                prefix = "".join(f"{part}." for part in parts[:depth])
+                found.setdefault(prefix, {}).setdefault(short, name)
+    networks: dict[str, Names] = {}
+    known: set[frozenset[str]] = set()
+    for prefix in sorted(found, key=len):
+        # `resnet.` of transformers is part of the rules: the same weights are found with and without it.
+        names = frozenset(found[prefix].values())
+        if _is_chosen(prefix, checkpoint.prefix) and names not in known:
+            networks[prefix] = found[prefix]
+            known.add(names)
+    return networks
+
+
+def _is_chosen(prefix: str, chosen: str | None) -> bool:
+    if chosen == "":
+        return prefix == ""
+    return chosen is None or prefix.startswith(chosen)
+
+
+def _of_the_same_size(
+    state: Mapping[str, Tensor], networks: Mapping[str, Names], shapes: Mapping[str, Size]
+) -> dict[str, Names]:
+    """Those of the networks that have the model's shapes and no further blocks: a teacher may be deeper."""
+    stages = {short.split(".")[0] for short in shapes}
+    fitting: dict[str, Names] = {}
+    for prefix, names in networks.items():
+        is_deeper = False
+        for name in state:
+            own = canonical(name.removeprefix(prefix))
+            if name.startswith(prefix) and own.endswith("weight") and own.split(".")[0] in stages:
+                is_deeper = is_deeper or own not in shapes
+        has_shapes = all(state[name].shape == shapes[short] for short, name in names.items())
+        if has_shapes and not is_deeper:
+            fitting[prefix] = names
+    return fitting
+
+
+def _without_copies(state: Mapping[str, Tensor], networks: Mapping[str, Names]) -> dict[str, Names]:
+    """The networks of which no other has the same values: some trainers register one network twice."""
+    different: dict[str, Names] = {}
+    for prefix, names in networks.items():
+        if not any(_are_equal(state, names, others) for others in different.values()):
+            different[prefix] = names
+    return different
+
+
+def _are_equal(state: Mapping[str, Tensor], names: Names, others: Names) -> bool:
+    for short, name in names.items():
+        one, other = state[name], state[others[short]]
+        if one is not other and not (one.shape == other.shape and torch.equal(one, other)):
+            return False
+    return True

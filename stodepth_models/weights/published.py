@@ -6,7 +6,7 @@ To add a model, add its file to ``weights/`` and an entry to the index; ``weight
 """
 
 import json
-from collections.abc import Mapping, MutableMapping
+from collections.abc import MutableMapping
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from torchvision.models import ResNet18_Weights, Weights, WeightsEnum, get_model
 from ..zoo import builder_names
 from .checkpoint import Checkpoint, read_file
 from .download import check_sha256, fetch_url
-from .names import with_notes
+from .scales import with_scales
 
 # The class of torchvision's own preprocessing, whose module has a private name.
 ImageClassification: Any = ResNet18_Weights.IMAGENET1K_V1.transforms.func
@@ -49,17 +49,16 @@ class PublishedWeights(WeightsEnum):
     def read(self, progress: bool = True) -> Checkpoint:
         """Return the weights under this package's names, with their configuration."""
         checkpoint = read_file(self.path(progress), repr(self))
-        return replace(checkpoint, categories=self.meta["categories"], notes=checkpoint.notes or ())
+        # Those of other projects are networks of constant depth.
+        return replace(checkpoint, categories=self.meta["categories"], saved_scales=checkpoint.saved_scales or {})
 
     def get_state_dict(self, progress: bool = True, check_hash: bool = True) -> dict[str, Any]:
-        """Return the weights under this package's names, noting their evaluation scales for :func:`load_pretrained`.
+        """Return the weights under this package's names, with their evaluation scales for :func:`load_pretrained`.
 
         The hash is checked in any case.
         """
         checkpoint = self.read(progress)
-        scales = checkpoint.scales or []
-        assert not isinstance(scales, Mapping)  # they come from a configuration, which names no gates
-        return with_notes(checkpoint.state_dict, scales)
+        return with_scales(checkpoint.state_dict, checkpoint.saved_scales or {})
 
 
 _EXAMPLE = """

@@ -208,7 +208,7 @@ def _read_torchvision(member: WeightsEnum, progress: bool) -> Checkpoint:
     except RuntimeError as error:
         raise CheckpointError(f"{url} cannot be read: {error}") from error
     checkpoint = read_mapping(state, repr(member), categories=member.meta.get("categories"))
-    return replace(checkpoint, notes=())  # torchvision's networks have no gates
+    return replace(checkpoint, saved_scales={})  # torchvision's networks have no gates
 
 
 def _expected(check_hash: str | bool | None, name: str) -> str | None:

@@ -11,7 +11,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 import stodepth_models as sdm
 from stodepth_models.blocks.fold import gated_blocks
-from stodepth_models.weights.scales import fold_into
+from stodepth_models.weights.scales import fold_into, read_scales
 
 X = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 
@@ -84,7 +84,7 @@ class PlainTwice(Plain):
 def test_one_last_norm_for_two_gates_is_refused():
     model = nn.Sequential(PlainTwice()).eval()
     before = model(X)
-    for act in (lambda: sdm.fold_rescale(model), lambda: fold_into(model.state_dict(), model, [1.0, 1.0])):
+    for act in (lambda: sdm.fold_rescale(model), lambda: fold_into(model.state_dict(), model, {})):
         with pytest.raises(ValueError, match=r"scale of 0 cannot be folded.*2 gates.* give each a block of its own"):
             act()
         assert torch.equal(model(X), before)
@@ -223,7 +223,7 @@ def test_models_of_others_fold_and_load_too(make):
 
 def test_scales_of_another_network_are_refused():
     with pytest.raises(ValueError, match="the source has 3 stochastic blocks, the model 9"):
-        fold_into({}, tiny(), [1.0, 1.0, 1.0])
+        fold_into({}, tiny(), {"stage1.gate": 0.5, "stage2.gate": 0.5, "stage3.gate": 0.5})
 
 
 def test_dividing_by_zero_is_refused_unless_the_source_did_not_use_the_branch():
@@ -231,7 +231,9 @@ def test_dividing_by_zero_is_refused_unless_the_source_did_not_use_the_branch():
     with pytest.raises(ValueError, match=r"layer3\.2 scales its branch by 1 in the source and by survival_prob=0 here"):
         sdm.load_pretrained(model, tiny(prob_0_L=(1.0, 1.0)).state_dict())
     state = model.state_dict()
-    assert fold_into(dict(state), model, sdm.survival_probs(model)).keys() == state.keys()
+    scales = read_scales(state)
+    assert list(scales.values()) == sdm.survival_probs(model)
+    assert fold_into(dict(state), model, scales).keys() == state.keys()
     revived = tiny(rescale="none")
-    revived.load_state_dict(fold_into(dict(state), revived, sdm.survival_probs(model)))
+    revived.load_state_dict(fold_into(dict(state), revived, scales))
     torch.testing.assert_close(revived(X), model(X), rtol=0, atol=1e-5)

@@ -80,46 +80,200 @@ def test_the_network_in_a_file_of_others_computes_what_it_computed(name):
     torch.testing.assert_close(model(X), source()(X), rtol=0, atol=1e-4)
 
 
+def linear(name, rows=10, inputs=64):
+    """A linear layer with values of its own."""
+    return {f"{name}.weight": torch.full((rows, inputs), 0.25), f"{name}.bias": torch.full((rows,), 0.5)}
+
+
+NORM = {f"classifier.1.{part}": torch.ones(16) for part in ("weight", "bias", "running_mean", "running_var")}
+SEGMENTATION = {
+    "classifier.0.weight": torch.ones(16, 64, 3, 3),
+    **NORM,
+    "classifier.4.weight": torch.ones(21, 16, 1, 1),
+}
 BODIES = {
     "bare": BODY,
     "under a prefix": under("encoder.", BODY),
     "projection head": BODY | {"fc.0.weight": torch.ones(8, 64), "fc.2.weight": torch.ones(4, 8)},
     "projector beside it": under("backbone.", BODY) | {"projector.layers.0.weight": torch.ones(8, 64)},
+    "segmentation": BODY | SEGMENTATION | {"classifier.4.bias": torch.ones(21)},
+    "segmentation beside it": under("backbone.", BODY) | SEGMENTATION | {"aux_classifier.4.bias": torch.ones(21)},
+    "atrous segmentation": under("backbone.", BODY) | {"classifier.0.convs.0.0.weight": torch.ones(8, 64, 1, 1)},
+    "another width": BODY | linear("fc", inputs=128),
+    "another width and number": BODY | linear("fc", rows=10, inputs=32),
+    "convolution": BODY | {"fc.weight": torch.ones(10, 64, 1, 1), "fc.bias": torch.ones(10)},
+    "another width under a prefix": under("net.", BODY | linear("fc", inputs=128)),
+    "another width beside it": under("enc.", BODY) | linear("head", inputs=128),
+    "two heads": under("enc.", BODY) | linear("head_a") | linear("head_b"),
+    "perceptron": under("enc.", BODY) | linear("head.0", rows=64) | linear("head.3"),
+    "projection": under("enc.", BODY) | linear("proj"),
+    "prototypes": under("enc.", BODY) | {"prototypes.weight": torch.ones(300, 64)},
+    "queue": under("enc.", BODY) | {"queue": torch.ones(10, 64)},
+    "head without bias": under("enc.", BODY) | {"head.weight": torch.ones(10, 64)},
 }
 
 
 @pytest.mark.parametrize("strict", [True, False])
 @pytest.mark.parametrize("name", BODIES)
-def test_a_body_without_classifier_is_loaded_and_said_in_the_log(name, strict, caplog):
+def test_a_body_without_a_classifier_that_fits_is_loaded_with_one_line_in_the_log(name, strict, caplog):
     torch.manual_seed(5)
     model = sdm.cifar_resnet20_stodepth_lineardecay(num_classes=3, mult_flag=False)
     classifier = model.fc.weight.clone()
     sdm.load_pretrained(model, {"state_dict": BODIES[name]}, strict=strict)
     assert all(torch.equal(model.state_dict()[key], value) for key, value in BODY.items())
     assert torch.equal(model.fc.weight, classifier)
-    lines = [record.getMessage() for record in caplog.records if "all but the classifier is loaded" in record.message]
-    assert len(lines) == 1
+    [line] = [record.getMessage() for record in caplog.records]
+    assert "all but the classifier is loaded" in line
+    has_own = any(key.endswith("fc.weight") for key in BODIES[name])
+    others = len(BODIES[name]) - len(BODY) - 2 * has_own
+    assert (f"{others} other tensors are left out: " in line) is (others > 0)
     built = sdm.cifar_resnet20_stodepth_lineardecay(weights={"state_dict": BODIES[name]}, mult_flag=False)
     assert torch.equal(built.layer3[2].conv2.weight, BODY["layer3.2.conv2.weight"])
+    assert built.fc.weight.shape == (10, 64)
 
 
-def test_several_networks_that_fit_are_named_and_prefix_chooses(caplog):
-    file = under("encoder_q.", STATE) | under("encoder_k.", OTHERS) | {"queue": torch.ones(3)}
+# Where the classifier stands: names of the body, then the name of the linear layer.
+CLASSIFIERS = [
+    ("enc.", "cls_head"),
+    ("enc.", "fc"),
+    ("enc.", "fc.1"),
+    ("enc.", "classifier"),
+    ("enc.", "classifier.1"),
+    ("enc.", "head.fc"),
+    ("enc.", "online_linear"),
+    ("backbone.", "head"),
+    ("backbone.", "cls_head.fc"),
+    ("model.backbone.", "model.head"),
+    ("model.backbone.", "head.1"),
+    ("features.", "logits"),
+    ("0.", "1"),  # nn.Sequential(body, nn.Linear)
+    ("0.", "2"),
+    ("", "last_linear"),
+    ("", "output"),
+]
+
+
+@pytest.mark.parametrize("rows", [10, 7])
+@pytest.mark.parametrize(("prefix", "name"), CLASSIFIERS)
+def test_a_classifier_beside_the_body_is_taken_where_its_shapes_fit(prefix, name, rows, caplog):
+    layer = linear(name, rows)
+    file = under(prefix, BODY) | layer
+    model = sdm.cifar_resnet20_stodepth_lineardecay(weights=file, mult_flag=False)
+    assert torch.equal(model.fc.weight, layer[f"{name}.weight"])
+    assert torch.equal(model.fc.bias, layer[f"{name}.bias"])
+    assert torch.equal(model.conv1.weight, BODY["conv1.weight"])
+    assert not caplog.records
+    sdm.load_pretrained(model, file | {"projector.0.weight": torch.ones(64, 64), "epoch_loss": torch.ones(1)},
+                        strict=False)  # fmt: skip
+    assert torch.equal(model.fc.weight, layer[f"{name}.weight"])
+
+
+def test_of_several_classifiers_the_one_nearest_to_the_network_is_taken():
+    student = under("student.backbone.", BODY) | linear("student.head")
+    teacher = under("teacher.backbone.", OTHERS) | {name: value + 1 for name, value in linear("teacher.head").items()}
     model = sdm.cifar_resnet20_stodepth_lineardecay(mult_flag=False)
-    with pytest.raises(sdm.CheckpointError, match=r"2 networks that fit, under 'encoder_q\.', 'encoder_k\.'.*prefix="):
+    for prefix, bias in (("student.", 0.5), ("teacher.", 1.5)):
+        sdm.load_pretrained(model, student | teacher, prefix=prefix)
+        assert torch.equal(model.fc.bias, torch.full((10,), bias))
+
+
+ROOTS = {
+    "momentum": ("backbone.", "backbone_momentum."),
+    "average": ("model.", "model_ema."),
+    "bare": ("", "momentum_encoder."),
+    "one within": ("net.", "target.net."),
+    "BYOL": ("online_encoder.net.", "target_encoder.net."),
+    "queue": ("encoder_q.", "encoder_k."),
+}
+
+
+@pytest.mark.parametrize("name", ROOTS)
+def test_several_networks_that_fit_are_named_and_prefix_chooses(name, caplog):
+    first, second = ROOTS[name]
+    file = under(first, STATE) | under(second, OTHERS) | {"queue": torch.ones(3), "projector.0.weight": torch.ones(2)}
+    model = sdm.cifar_resnet20_stodepth_lineardecay(mult_flag=False)
+    named = re.escape(f"2 networks that fit, under {first!r}, {second!r}: choose one with load_pretrained(..., prefix=")
+    with pytest.raises(sdm.CheckpointError, match=rf"{named}.*--model\.weights_prefix"):
         sdm.load_pretrained(model, file)
-    sdm.load_pretrained(model, file, prefix="encoder_k.")
+    with pytest.raises(sdm.CheckpointError, match=named):
+        sdm.cifar_resnet20_stodepth_lineardecay(weights=file)
+    sdm.load_pretrained(model, file, prefix=second)
     assert torch.equal(model.conv1.weight, OTHERS["conv1.weight"])
-    for prefix in ("encoder_q.", "encoder_q"):
+    for prefix in {first, first.rstrip(".")}:
         sdm.load_pretrained(model, file, prefix=prefix)
         assert torch.equal(model.fc.weight, STATE["fc.weight"])
     assert "other tensors are left out" in caplog.text
+
+
+@pytest.mark.parametrize("names", [("net.", "online_encoder.net."), ("online_encoder.", "online_encoder.net.")])
+def test_a_network_that_is_registered_twice_counts_once(names):
+    online = under(names[0], STATE) | under(names[1], STATE)
+    model = sdm.cifar_resnet20_stodepth_lineardecay(mult_flag=False)
+    sdm.load_pretrained(model, online)
+    assert torch.equal(model.conv1.weight, STATE["conv1.weight"])
+    with pytest.raises(sdm.CheckpointError, match=f"2 networks that fit, under '{names[0]}', 'target_encoder.net.'"):
+        sdm.load_pretrained(model, online | under("target_encoder.net.", OTHERS))
+
+
+@pytest.mark.parametrize("place", ["module.backbone.", "backbone.", ""])
+def test_networks_in_mappings_of_their_own_are_named_and_prefix_chooses(place, tmp_path):
+    path = tmp_path / "dino.pth"
+    teacher = under(place.removeprefix("module."), OTHERS)
+    optimizer = {"state": {0: {"exp_avg": torch.ones(1)}}, "param_groups": [{"lr": 0.1}]}
+    torch.save({"student": under(place, STATE), "teacher": teacher, "optimizer": optimizer, "epoch": 3}, path)
+    model = sdm.cifar_resnet20_stodepth_lineardecay(mult_flag=False)
+    with pytest.raises(sdm.CheckpointError, match=r"2 networks that fit, under 'student\..*', 'teacher\."):
+        sdm.load_pretrained(model, path)
+    sdm.load_pretrained(model, path, prefix="teacher.")
+    assert torch.equal(model.conv1.weight, OTHERS["conv1.weight"])
+    sdm.load_pretrained(model, path, prefix="student")
+    assert torch.equal(model.fc.weight, STATE["fc.weight"])
+
+
+def test_the_network_of_the_size_of_the_model_is_taken_from_a_distillation():
+    teacher = sdm.cifar_resnet32_stodepth_lineardecay().state_dict()
+    for file in (under("teacher.", teacher) | under("student.", STATE), {"teacher": teacher, "student": STATE}):
+        model = sdm.cifar_resnet20_stodepth_lineardecay(weights=file, mult_flag=False)
+        assert torch.equal(model.conv1.weight, STATE["conv1.weight"])
+
+
+def test_each_of_several_stochastic_networks_keeps_its_function():
+    torch.manual_seed(1)
+    networks = {
+        "online": sdm.cifar_resnet20_stodepth_lineardecay(prob_0_L=(0.9, 0.3)).eval(),
+        "target": sdm.cifar_resnet20_stodepth_lineardecay(prob_0_L=(1.0, 0.6)).eval(),
+    }
+    together = nn.ModuleDict(networks).state_dict()
+    apart = {name: network.state_dict() for name, network in networks.items()}
+    for file in (together, apart):
+        for name, network in networks.items():
+            model = sdm.cifar_resnet20_stodepth_lineardecay().eval()
+            sdm.load_pretrained(model, file, prefix=name)
+            torch.testing.assert_close(model(X), network(X), rtol=0, atol=1e-4)
+
+
+def test_a_prefix_that_is_none_is_refused():
+    model = sdm.cifar_resnet20_stodepth_lineardecay(mult_flag=False)
     with pytest.raises(
         sdm.CheckpointError, match=r"no names under prefix='teacher\.'; its names begin with encoder_q\."
     ):
-        sdm.load_pretrained(model, file, prefix="teacher.")
+        sdm.load_pretrained(model, under("encoder_q.", STATE), prefix="teacher.")
     with pytest.raises(TypeError, match="prefix must be the beginning of names"):
-        sdm.load_pretrained(model, file, prefix=3)
+        sdm.load_pretrained(model, STATE, prefix=3)
+
+
+def shared(levels, width):
+    """Mappings of which each holds the next several times: few objects, many paths."""
+    content = {}
+    for _ in range(levels):
+        content = {f"k{index}": content for index in range(width)}
+    return content
+
+
+@pytest.mark.parametrize("content", [shared(15, 10), shared(15, 10) | {"a": {"w": torch.ones(1)}}], ids=["none", "one"])
+def test_mappings_that_share_their_parts_are_looked_through_in_bounded_time(content):
+    with pytest.raises(sdm.CheckpointError, match=r"must hold named tensors|more than 10000 mappings"):
+        sdm.load_pretrained(sdm.cifar_resnet20_stodepth_lineardecay(), content)
 
 
 def test_what_does_not_belong_to_a_bare_network_is_still_refused():

@@ -264,7 +264,7 @@ def test_a_depth_rule_needs_the_pair_that_it_lies_between(tmp_path):
     [
         (
             lambda text: text.replace('"mode"', '"moed"'),
-            "not one of cifar_resnet20.*unexpected keyword .*'moed'",
+            "not one of cifar_resnet20.*takes no moed; did you mean mode",
         ),
         (lambda text: text.replace("1.0,", "", 1), "not one of cifar_resnet20.*each of the 9 blocks, got 8"),
     ],

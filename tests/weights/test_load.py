@@ -153,7 +153,7 @@ def test_torchvision_sees_the_state_dict_that_it_knows(tmp_path):
 def test_weights_handed_out_by_their_enum_keep_their_function():
     member = sdm.CifarResNet20_Weights.DEFAULT
     source = cifar20(weights=member)
-    assert min(member.read().scales) < 1.0
+    assert min(member.read().saved_scales.values()) < 1.0
     assert_same_function(cifar20(weights=member.get_state_dict(), prob_0_L=(1.0, 0.4)), source)
 
 
@@ -342,8 +342,6 @@ def test_what_does_not_fit_is_listed_with_a_hint_and_nothing_is_loaded():
             lambda s: {**s, "bn1.weight": torch.zeros(5)},
             r"1 of another shape: bn1\.weight \(5,\), the model has \(16,\)",
         ),
-        (lambda s: {**s, "fc.weight": torch.zeros(10, 65)}, r"of another shape: fc\.weight \(10, 65\)"),
-        (lambda s: {**s, "fc.weight": torch.zeros(7, 65)}, r"of another shape: fc\.weight \(7, 65\)"),
     ],
 )
 def test_keys_that_do_not_fit(change, match):
@@ -459,7 +457,7 @@ def test_hub_repositories_with_a_pickle_alone(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(
     ("option", "error", "match"),
-    [({"shortcut": "C"}, ValueError, "shortcut must be"), ({"norm": "C"}, TypeError, "unexpected keyword argument")],
+    [({"shortcut": "C"}, ValueError, "shortcut must be"), ({"norm": "C"}, TypeError, "takes no norm")],
 )
 def test_a_wrong_option_is_told_before_anything_is_downloaded(option, error, match, monkeypatch):
     monkeypatch.setattr(fetch, "urlopen", lambda *args, **kwargs: pytest.fail("downloads"))

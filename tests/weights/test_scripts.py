@@ -54,6 +54,16 @@ def test_convert_a_published_layout_into_a_folder(call, tmp_path):
     assert sdm.survival_probs(model) == [1.0] * 9
 
 
+def test_convert_finds_the_network_in_a_file_that_holds_more(call, tmp_path):
+    source = tiny(prob_0_L=(1.0, 1.0), shortcut="B", num_classes=4)
+    state = source.state_dict()
+    theirs = {f"net.backbone.{name}": value for name, value in state.items() if not name.startswith("fc.")}
+    head = {"net.cls_head.weight": state["fc.weight"], "net.cls_head.bias": state["fc.bias"]}
+    torch.save({"state_dict": {**theirs, **head, "criterion.weight": torch.ones(4)}}, tmp_path / "theirs.ckpt")
+    assert call("convert_weights.py", tmp_path / "theirs.ckpt", tmp_path / "ours")[0] == 0
+    assert torch.equal(sdm.CifarResNet.from_pretrained(tmp_path / "ours")(X), source(X))
+
+
 @pytest.mark.parametrize("out", ["folder.d", "one.safetensors"])
 def test_convert_keeps_how_images_were_prepared(call, tmp_path, out):
     training = {"image_size": 24, "mean": [0.1, 0.2, 0.3], "std": [0.5, 0.6, 0.7]}

@@ -52,7 +52,7 @@ def build(checkpoint: Checkpoint, builder: str | None) -> Any:
         name = builder
         if guess is not None and builder in (None, guess[0]):
             name, options = guess
-        model = get_model(name, prob_0_L=(1.0, 1.0), num_classes=checkpoint.num_classes or 10, **options)
+        return get_model(name, prob_0_L=(1.0, 1.0), weights=checkpoint, **options).eval()
     load_checkpoint(model, checkpoint)
     model.eval()
     return model

@@ -94,7 +94,7 @@ class RunFolder:
     def model(self, config: TrainConfig) -> ModelConfig:
         """Return the settings to build the model from: a checkpoint replaces all weights, and none are read for it."""
         goes_on = config.resume and checkpoints(self.checkpoints)
-        return dataclasses.replace(config.model, weights=None) if goes_on else config.model
+        return dataclasses.replace(config.model, weights=None, weights_prefix=None) if goes_on else config.model
 
     def check_data(self, config: TrainConfig, data: Data) -> None:
         """Make sure that a run that goes on does so with the images that it began with.

@@ -15,6 +15,8 @@ from ...layers.drop_path import drop_path
 from ...layers.residual import StochasticGate
 from ...survival import SurvivalSchedule, linear_decay, survival_probs
 from ...weights.load import builder_source
+from ...weights.prefix import under_prefix
+from ...weights.sources import read_checkpoint, resolve_source
 from ..config import ModelConfig
 from ..errors import SettingsError
 
@@ -32,6 +34,9 @@ def build_model(config: ModelConfig, num_classes: int | None, weights: Any = Non
     """
     if weights is None:
         weights = config.weights
+    if config.weights_prefix is not None:
+        source = resolve_source(weights, get_model_weights(config.name), config.name)
+        weights = under_prefix(read_checkpoint(source), config.weights_prefix)
     options = dict(config.options)
     classes = config.num_classes or num_classes
     if classes is not None:
@@ -63,7 +68,7 @@ def check_model(config: ModelConfig) -> None:
         raise SettingsError(f"model.weights: {error}") from None
     try:
         with torch.device("meta"):
-            build_model(dataclasses.replace(config, weights=None), None)
+            build_model(dataclasses.replace(config, weights=None, weights_prefix=None), None)
     except Exception as error:  # whatever an option of the wrong kind provokes in a layer
         reason = next(iter(str(error).splitlines()), type(error).__name__).removeprefix("model: ")
         given = f", given model.options {config.options}" if config.options else ""

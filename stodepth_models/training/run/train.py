@@ -14,7 +14,7 @@ from accelerate.utils import broadcast
 from ...survival import set_survival_probs
 from ...weights.checkpoint import read_file, write_file
 from ...weights.config import config_of
-from ...weights.names import with_notes
+from ...weights.scales import with_scales
 from ..config import TrainConfig
 from ..data.batches import EvaluationBatches
 from ..data.datasets import Data, load_data
@@ -217,7 +217,7 @@ class Run:
     def _load_best(self) -> None:
         self.accelerator.wait_for_everyone()
         best = read_file(self.folder.best, str(self.folder.best))
-        self.trainer.bare.load_state_dict(with_notes(best.state_dict, []))  # literally: the scales follow
+        self.trainer.bare.load_state_dict(with_scales(best.state_dict, {}))  # literally: the scales follow
         if best.config is not None:
             set_survival_probs(self.trainer.bare, best.config["survival_probs"])
 

@@ -16,7 +16,7 @@ from stodepth_models.training.data.datasets import load_data
 from stodepth_models.training.run import train as engine
 from stodepth_models.training.run.folder import RunFolder
 from stodepth_models.training.run.metrics import Figures
-from stodepth_models.training.run.model import build_model, mask_branches
+from stodepth_models.training.run.model import build_model, check_model, mask_branches
 from stodepth_models.training.run.signals import StopRequest
 from stodepth_models.training.run.train import train
 from stodepth_models.training.run.trainer import Trainer
@@ -66,6 +66,23 @@ def test_what_masks_cannot_do_is_refused():
         ModelConfig(masked=True, mode="row", rescale="train", ramp_epochs=2)
     with pytest.raises(ValueError, match=r"leave out model\.sync_gates and model\.sync_batchnorm"):
         ModelConfig(masked=True, mode="row", rescale="train", sync_gates=True)
+
+
+def test_weights_of_several_networks_are_chosen_by_their_prefix(tmp_path):
+    torch.manual_seed(0)
+    networks = [sdm.cifar_resnet20_stodepth_lineardecay(num_classes=4) for _ in range(2)]
+    torch.save({"student": networks[0].state_dict(), "teacher": networks[1].state_dict()}, tmp_path / "both.pth")
+    config = ModelConfig(weights=str(tmp_path / "both.pth"))
+    with pytest.raises(ValueError, match=r"2 networks that fit, .* or --model\.weights_prefix student\."):
+        build_model(config, 4)
+    for prefix, network in zip(("student.", "teacher."), networks, strict=True):
+        chosen = dataclasses.replace(config, weights_prefix=prefix)
+        # A training gives the number of classes, an evaluation what it has read.
+        for model in (build_model(chosen, 4), build_model(chosen, None, read_file(tmp_path / "both.pth", "both.pth"))):
+            assert torch.equal(model.fc.weight, network.fc.weight)
+    check_model(dataclasses.replace(config, weights_prefix="teacher."))
+    with pytest.raises(ValueError, match=r"model\.weights_prefix is a part of model\.weights: give both"):
+        ModelConfig(weights_prefix="teacher.")
 
 
 def settings(output, **changes):

@@ -1,0 +1,104 @@
+"""The network in a file that holds more, under this package's names."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+
+from torch import Size, Tensor
+
+from .checkpoint import Checkpoint
+from .classifier import find_classifier
+from .names import CLASSIFIER, HOLDERS, OPTIONAL_BUFFERS, canonical_names, names_of_model
+from .prefix import find_prefix
+
+logger = logging.getLogger("stodepth_models")
+
+WEIGHT, BIAS = f"{CLASSIFIER}weight", f"{CLASSIFIER}bias"
+
+
+def match_names(held: Mapping[str, Tensor], checkpoint: Checkpoint) -> dict[str, str]:
+    """Map this package's names of a model's weights to its own names.
+
+    Args:
+        held: the state dict of the model.
+        checkpoint: what it shall load.
+    """
+    names = names_of_model(held)
+    if any(HOLDERS[0].match(name) for name in names):
+        # The model has `backbone.fc` beside `fc`: a file that was saved from such a model names them alike.
+        own = canonical_names(held, "the model")
+        if all(name in checkpoint.state_dict for name in own if not _is_optional(name)):
+            return own
+    if WEIGHT not in names:
+        layer = find_classifier({name: held[original].shape for name, original in names.items()}, "")
+        if layer is not None:
+            names[WEIGHT] = names.pop(f"{layer}weight")
+        if layer is not None and f"{layer}bias" in names:
+            names[BIAS] = names.pop(f"{layer}bias")
+    return names
+
+
+def find_network(checkpoint: Checkpoint, shapes: Mapping[str, Size]) -> Checkpoint:
+    """Return the checkpoint with the weights of the network alone, where all of its body is there.
+
+    The body stands under one prefix. The classifier may stand elsewhere, under a name of its own. What lies beside the
+    two (losses, metrics, queues) is left out, but for a file of bare names with a classifier: there it is unexpected.
+
+    Args:
+        checkpoint: weights as they were read.
+        shapes: of the network's weights, under this package's names.
+
+    Raises:
+        CheckpointError: the names fit under several prefixes.
+    """
+    state = checkpoint.state_dict
+    body = {name: shape for name, shape in shapes.items() if not _is_optional(name)}
+    prefix = find_prefix(checkpoint, body)
+    inside = {name.removeprefix(prefix): name for name in state if name.startswith(prefix)}
+    names = {short: inside[name] for short, name in canonical_names(inside, checkpoint.name).items()}
+    is_bare = prefix == "" and checkpoint.prefix is None and WEIGHT in names
+    if WEIGHT in shapes and WEIGHT not in names:
+        names |= _classifier_elsewhere(checkpoint, prefix, shapes, body, names)
+    if not is_bare and body.keys() <= names.keys():
+        for short in [*names]:
+            is_classifier = short in (WEIGHT, BIAS)
+            if short not in shapes and not is_classifier and not short.endswith(OPTIONAL_BUFFERS):
+                del names[short]
+    scales = checkpoint.saved_scales
+    if scales is not None:
+        scales = {gate.removeprefix(prefix): scale for gate, scale in scales.items() if gate.startswith(prefix)}
+    taken = set(names.values())
+    beside = [name for name in state if name not in taken and not name.endswith(OPTIONAL_BUFFERS)]
+    return replace(
+        checkpoint,
+        state_dict={short: state[name] for short, name in names.items()},
+        saved_scales=scales,
+        prefix=None,
+        found_under=prefix or checkpoint.found_under,
+        left_out=[*checkpoint.left_out, *beside],
+    )
+
+
+def _classifier_elsewhere(
+    checkpoint: Checkpoint,
+    prefix: str,
+    shapes: Mapping[str, Size],
+    body: Mapping[str, Size],
+    names: Mapping[str, str],
+) -> dict[str, str]:
+    """Names in the file of a classifier that fits the model and stands beside the body."""
+    taken = {name for short, name in names.items() if short in body or short.endswith(OPTIONAL_BUFFERS)}
+    others = {name: tensor.shape for name, tensor in checkpoint.state_dict.items() if name not in taken}
+    layer = find_classifier(others, prefix, shapes[WEIGHT][1:])
+    if layer is None or (BIAS in shapes) != (f"{layer}bias" in others):
+        return {}
+    logger.info("%s: the classifier is taken from %s", checkpoint.name, layer.rstrip("."))
+    found = {WEIGHT: f"{layer}weight"}
+    if BIAS in shapes:
+        found[BIAS] = f"{layer}bias"
+    return found
+
+
+def _is_optional(name: str) -> bool:
+    """Whether a network is found without this weight: a counter, or one of the classifier."""
+    return name.endswith(OPTIONAL_BUFFERS) or name.startswith(CLASSIFIER)
