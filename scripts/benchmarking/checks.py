@@ -108,11 +108,12 @@ def to_page(title: str, machine: dict[str, str], remarks: Sequence[str], outcome
     parts.append(_table(["check", "result", "s", "reason"], checks))
     for outcome in outcomes:
         if outcome.rows:
-            parts += [f"## {outcome.name}", _table_of_rows(outcome.rows)]
+            parts += [f"## {outcome.name}", rows_to_table(outcome.rows)]
     return "\n\n".join(parts) + "\n"
 
 
-def _table_of_rows(rows: Sequence[Row]) -> str:
+def rows_to_table(rows: Sequence[Row]) -> str:
+    """Return a Markdown table of rows that have the same columns."""
     cells = []
     for row in rows:
         cells.append([_cell(value) for value in row.values()])

@@ -14,6 +14,8 @@ from torch.autograd.graph import saved_tensors_hooks
 
 __all__ = ["compare", "in_own_process", "interleave", "markdown", "peak_of", "saved_bytes", "spread"]
 
+Step = Callable[[], None]
+
 
 def spread(values: Sequence[float]) -> list[float]:
     """Lower quartile, median and upper quartile."""
@@ -47,10 +49,19 @@ def _quartiles(values: Sequence[float]) -> str:
     return "{1:.3f} ({0:.3f}-{2:.3f})".format(*values)
 
 
-def interleave(steps: dict[str, Callable[[], None]], repeats: Iterable[int], device: str) -> dict[str, list[float]]:
+def interleave(
+    steps: dict[str, Step], repeats: Iterable[int], device: str, after: Callable[[str], None] | None = None
+) -> dict[str, list[float]]:
     """Milliseconds of every step in every repeat: all steps in turn, each repeat begins with another one.
 
     The number of the repeat seeds the gates, so that every step draws from the same stream.
+
+    Args:
+        steps: what is timed, by name.
+        repeats: numbers of the repeats.
+        device: ``"cpu"``: time on the clock; ``"cuda"``: between two events; ``"processor"``: processor time of this
+            process, which other processes disturb least.
+        after: called with the name of each step that has run.
     """
     names = list(steps)
     times: dict[str, list[float]] = {name: [] for name in names}
@@ -59,14 +70,20 @@ def interleave(steps: dict[str, Callable[[], None]], repeats: Iterable[int], dev
         for name in names[first:] + names[:first]:
             torch.manual_seed(repeat)
             times[name].append(_milliseconds(steps[name], device))
+            if after is not None:
+                after(name)
     return times
 
 
-def _milliseconds(step: Callable[[], None], device: str) -> float:
-    if device == "cpu":
-        started = time.perf_counter()
+CLOCKS = {"cpu": time.perf_counter, "processor": time.process_time}
+
+
+def _milliseconds(step: Step, device: str) -> float:
+    if device in CLOCKS:
+        clock = CLOCKS[device]
+        started = clock()
         step()
-        return 1000 * (time.perf_counter() - started)
+        return 1000 * (clock() - started)
     torch.cuda.synchronize()
     start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     start.record()
