@@ -130,6 +130,19 @@ class DataConfig:
         padding: zero padding in pixels before the random crop of small images; none given: 4, less for
             images below 32 pixels, 0 for SVHN.
         flip: mirror at random; none given: yes, except for digits and SVHN.
+        aa: policy of timm, such as ``rand-m9-mstd0.5-inc1`` (RandAugment) or ``augmix-m5``, or ``ta_wide``
+            (TrivialAugment); none given: none.
+        color_jitter: strength of random brightness, contrast and saturation; none given: none.
+        reprob: chance that a rectangle of an image is erased.
+        remode: erase with ``"const"`` (the mean), ``"rand"`` (one random colour) or ``"pixel"`` (noise).
+        transform_args: further arguments of ``timm.data.create_transform``, such as ``scale`` or ``vflip``.
+        mixup: alpha of mixup; 0: none.
+        cutmix: alpha of CutMix; 0: none.
+        mixup_prob: chance that a batch is mixed.
+        mixup_switch_prob: chance of CutMix where both are on.
+        mixup_mode: one mixture a ``"batch"``, ``"pair"`` or ``"elem"`` (image).
+        mixup_off_epoch: epochs after which nothing is mixed; 0: never.
+        sampling: ``"shuffled"``: each image once an epoch; ``"balanced"``: each class as often as the others.
         mean: of each channel, in [0, 1]; none given: measured on the training images, or in an evaluation what the
             weights were trained with, where their file says so.
         std: of each channel; goes with ``mean``.
@@ -155,6 +168,18 @@ class DataConfig:
     resize: int | None = None
     padding: int | None = None
     flip: bool | None = None
+    aa: str | None = None
+    color_jitter: float | None = None
+    reprob: float = 0.0
+    remode: Literal["const", "rand", "pixel"] = "pixel"
+    transform_args: dict[str, Any] = field(default_factory=dict)
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    mixup_prob: float = 1.0
+    mixup_switch_prob: float = 0.5
+    mixup_mode: Literal["batch", "pair", "elem"] = "batch"
+    mixup_off_epoch: int = 0
+    sampling: Literal["shuffled", "balanced"] = "shuffled"
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
     unreadable: Literal["stop", "skip"] = "stop"
@@ -174,11 +199,25 @@ class DataConfig:
         _within("data.split_seed", self.split_seed, 0, 2**31 - 1)
         if self.padding is not None:
             _at_least("data.padding", self.padding, 0)
+        for name in ("mixup", "cutmix", "mixup_off_epoch"):
+            _at_least(f"data.{name}", getattr(self, name), 0)
+        for name in ("reprob", "mixup_prob", "mixup_switch_prob"):
+            _within(f"data.{name}", getattr(self, name), 0.0, 1.0)
         if (self.mean is None) != (self.std is None):
             raise ValueError("data.mean and data.std go together: give both or none")
         for mean, std in zip(self.mean or (), self.std or (), strict=True):
             _within("data.mean", mean, 0.0, 1.0)
             _positive("data.std", std)
+
+    @property
+    def uses_timm(self) -> bool:
+        """Whether training images pass timm's transform instead of the crop and flip alone."""
+        return bool(self.aa or self.color_jitter or self.reprob or self.transform_args)
+
+    @property
+    def mixes(self) -> bool:
+        """Whether training images are mixed with one another."""
+        return self.mixup > 0 or self.cutmix > 0
 
 
 @dataclass(frozen=True)
@@ -212,6 +251,8 @@ class OptimConfig:
         dampening: of the momentum of the paper's SGD; 0 with ``nesterov``.
         weight_decay: L2 penalty on all parameters; with ``opt`` that of the optimizer.
         label_smoothing: share of the target spread over all classes.
+        class_weights: factor of the loss of each class, or ``"balanced"``: in inverse proportion to its training
+            images, 1 on average over them; none given: 1.
         accumulate: micro-batches a step; the global batch is split into them.
     """
 
@@ -237,6 +278,7 @@ class OptimConfig:
     dampening: float = 0.0
     weight_decay: float = 1e-4
     label_smoothing: float = 0.0
+    class_weights: Literal["balanced"] | tuple[float, ...] | None = None
     accumulate: int = 1
 
     def __post_init__(self) -> None:

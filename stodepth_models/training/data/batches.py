@@ -10,8 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .augmentation import Transform, seeded
 from .datasets import Data
-from .loading import evaluation_images, seeded, training_images
+from .loading import evaluation_images, training_images
 from .splits import Arrays, Split
 
 
@@ -39,13 +40,19 @@ class SampleOrder:
         rank: of this process.
         world: number of processes.
         accumulate: micro-batches a step.
+        even: a micro-batch of an odd number of images leaves its last one out.
+        weights: chance of each image to be drawn, up to a factor, ``(length,)``; an epoch then draws as many images,
+            one after another, from all. None: each image comes once.
 
     Raises:
         ValueError: a batch has fewer than two images for each process and micro-batch.
     """
 
-    def __init__(self, length: int, batch_size: int, seed: int, rank: int = 0, world: int = 1, accumulate: int = 1):
-        self.length, self.batch_size, self.seed = length, batch_size, seed
+    def __init__(
+        self, length: int, batch_size: int, seed: int, rank: int = 0, world: int = 1, accumulate: int = 1,
+        even: bool = False, weights: Tensor | None = None,
+    ) -> None:  # fmt: skip
+        self.length, self.batch_size, self.seed, self.even, self.weights = length, batch_size, seed, even, weights
         self.parts, self.rank, self.accumulate = world * accumulate, rank, accumulate
         if min(length, batch_size) < 2 * self.parts:
             raise ValueError(
@@ -58,14 +65,19 @@ class SampleOrder:
 
     def permutation(self, epoch: int) -> Tensor:
         """Return the images of an epoch in their order."""
-        return torch.randperm(self.length, generator=seeded(self.seed, epoch))
+        generator = seeded(self.seed, epoch)
+        if self.weights is None:
+            return torch.randperm(self.length, generator=generator)
+        return torch.multinomial(self.weights, self.length, replacement=True, generator=generator)
 
     def step(self, permutation: Tensor, step: int) -> Step:
         """Return this process's share of a step; ``step`` counts from 0 within the epoch."""
         batch = permutation[step * self.batch_size : (step + 1) * self.batch_size]
-        parts = batch.tensor_split(self.parts)
+        parts = list(batch.tensor_split(self.parts))
+        if self.even:
+            parts = [part[: len(part) // 2 * 2] for part in parts]
         first = self.rank * self.accumulate
-        return Step(list(parts[first : first + self.accumulate]), len(batch))
+        return Step(parts[first : first + self.accumulate], sum(map(len, parts)))
 
 
 class Batch(NamedTuple):
@@ -88,6 +100,8 @@ class Standardise:
         self.shift = (-data.mean / data.std).view(1, 3, 1, 1).to(device)
 
     def __call__(self, images: Tensor) -> Tensor:
+        if images.is_floating_point():  # timm's transform has done it
+            return images
         return torch.addcmul(self.shift, images.float(), self.scale)
 
 
@@ -98,16 +112,19 @@ class TrainBatches:
         data: the data set.
         order: which images in which step.
         device: where batches go; small images are held there whole.
-        workers: processes that decode large images.
+        workers: processes that decode large images, or augment by timm.
+        transform: timm's, of a single image; None: crop and flip.
     """
 
-    def __init__(self, data: Data, order: SampleOrder, device: torch.device, workers: int) -> None:
+    def __init__(
+        self, data: Data, order: SampleOrder, device: torch.device, workers: int, transform: Transform | None = None
+    ) -> None:
         assert data.train is not None  # load_data refuses such data
-        self.data, self.train, self.order = data, data.train, order
+        self.data, self.train, self.order, self.transform = data, data.train, order, transform
         self.device, self.workers = device, workers
         self.standardise = Standardise(data, device)
         self.memory: _PaddedImages | None = None
-        if isinstance(data.train, Arrays):
+        if isinstance(data.train, Arrays) and transform is None:
             self.memory = _PaddedImages(data, data.train, device)
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
@@ -121,12 +138,11 @@ class TrainBatches:
             yield Batch([(self.standardise(x.to(self.device)), y.to(self.device)) for x, y in parts], step.size)
 
     def _images(self, micro_batches: list[Tensor], epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        if isinstance(self.train, Arrays):
-            assert self.memory is not None
+        if self.memory is not None:
             self.memory.draw_augmentation(epoch, self.order.seed)
             return map(self.memory.augmented, micro_batches)
         indices = [batch.tolist() for batch in micro_batches]
-        return training_images(self.data, self.train, indices, self.workers, self.order.seed, epoch)
+        return training_images(self.data, self.train, indices, self.workers, self.order.seed, epoch, self.transform)
 
 
 class EvaluationBatches:

@@ -1,4 +1,4 @@
-"""Large images: decoded from files and augmented by worker processes."""
+"""Images that worker processes decode from files, or augment by timm."""
 
 import os
 import signal
@@ -6,47 +6,46 @@ from collections.abc import Iterator
 from threading import Thread
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
+from .augmentation import Transform, seeded_streams
 from .datasets import Data
 from .decoding import open_image
-from .splits import Files
-
-
-def seeded(*numbers: int) -> torch.Generator:
-    """Return a generator whose stream depends on a few numbers alone, each from 0 on.
-
-    Tuples of up to three numbers below 2**20 have a stream each. Larger ones, such as a large seed or an image beyond
-    the first million, may share that of another tuple: then two images, of different epochs, are cropped alike.
-    """
-    key = 0
-    for number in numbers:
-        key = (key * 1_048_583 + number + 1) % (2**63 - 25)
-    return torch.Generator().manual_seed(key)
+from .splits import Arrays, Files, Split
 
 
 def training_images(
-    data: Data, files: Files, batches: list[list[int]], workers: int, seed: int, epoch: int
+    data: Data,
+    split: Split,
+    batches: list[list[int]],
+    workers: int,
+    seed: int,
+    epoch: int,
+    transform: Transform | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield batches of images ``(B, 3, H, W)``, uint8, cropped and flipped at random, and labels ``(B,)``.
 
     Args:
         data: says how images are prepared.
-        files: images.
+        split: images.
         batches: indices of the images of each batch.
         workers: processes that decode.
         seed: of the run.
         epoch: epoch.
+        transform: replaces the crop and the flip; what it returns is what comes out.
 
     Raises:
         ValueError: an image cannot be read.
     """
-    steps: list[v2.Transform] = [v2.RandomResizedCrop(data.image_size, antialias=True)]
+    if transform is not None:
+        return _load(_Images(split, transform, seed, epoch), batches, workers)
+    steps: list[v2.Transform] = [v2.PILToTensor(), v2.RandomResizedCrop(data.image_size, antialias=True)]
     if data.flip:
         steps.append(v2.RandomHorizontalFlip())
-    return _load(_FileImages(files, v2.Compose(steps), seed, epoch), batches, workers)
+    return _load(_Images(split, v2.Compose(steps), seed, epoch), batches, workers)
 
 
 def evaluation_images(
@@ -57,24 +56,26 @@ def evaluation_images(
     Raises:
         ValueError: an image cannot be read.
     """
-    transform = v2.Compose([v2.Resize(data.resize, antialias=True), v2.CenterCrop(data.image_size)])
-    return _load(_FileImages(files, transform, 0, 0), batches, workers)
+    transform = v2.Compose([v2.PILToTensor(), v2.Resize(data.resize, antialias=True), v2.CenterCrop(data.image_size)])
+    return _load(_Images(files, transform, 0, 0), batches, workers)
 
 
-class _FileImages(Dataset):
-    """Decoded files; the randomness of an image depends on seed, epoch and image, not on the worker."""
+class _Images(Dataset):
+    """Decoded images; the randomness of an image depends on seed, epoch and image, not on the worker."""
 
-    def __init__(self, files: Files, transform: v2.Transform, seed: int, epoch: int) -> None:
-        self.files, self.transform, self.seed, self.epoch = files, transform, seed, epoch
+    def __init__(self, split: Split, transform: Transform, seed: int, epoch: int) -> None:
+        self.split, self.transform, self.seed, self.epoch = split, transform, seed, epoch
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seeded(self.seed, self.epoch, index).initial_seed())
-            image = self.transform(v2.functional.pil_to_tensor(open_image(self.files.paths[index])))
-        return image, self.files.labels[index]
+        if isinstance(self.split, Arrays):
+            image = Image.fromarray(self.split.images[index].numpy())
+        else:
+            image = open_image(self.split.paths[index])
+        with seeded_streams(self.seed, self.epoch, index):
+            return self.transform(image), self.split.labels[index]
 
 
-def _load(images: _FileImages, batches: list[list[int]], workers: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _load(images: _Images, batches: list[list[int]], workers: int) -> Iterator[tuple[Tensor, Tensor]]:
     # A generator of its own: the loader would draw its base seed from the stream of the gates.
     loader = DataLoader(
         images, batch_sampler=batches, num_workers=workers, generator=torch.Generator(),

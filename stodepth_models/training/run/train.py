@@ -16,6 +16,7 @@ from ...weights.checkpoint import read_file, write_file
 from ...weights.config import config_of
 from ...weights.scales import with_scales
 from ..config import TrainConfig
+from ..data.augmentation import check_augmentation
 from ..data.batches import EvaluationBatches
 from ..data.datasets import Data, load_data
 from ..data.splits import Split
@@ -48,6 +49,7 @@ def train(config: TrainConfig) -> int:
     folder.check(config, int(os.environ.get("WORLD_SIZE", "1")))
     check_model(folder.model(config))
     check_optimizer(config.optim, config.epochs)
+    check_augmentation(config.data)
     accelerator = make_accelerator(config.cpu, config.precision, config.trackers, folder.path)
     torch.backends.cudnn.deterministic = config.deterministic
     torch.backends.cudnn.benchmark = not config.deterministic

@@ -9,10 +9,10 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from ...survival import survival_probs
 from ..config import TrainConfig
+from ..data.augmentation import make_transform
 from ..data.batches import Batch, SampleOrder, TrainBatches
 from ..data.datasets import Data
 from ..errors import Diverged, Interrupted, SettingsError
@@ -25,6 +25,7 @@ from .model import (
     make_survival_schedule,
     prepare_for_training,
 )
+from .objective import Objective
 from .optimizer import make_optimizer
 from .progress import EpochBar, Progress, Speed
 from .signals import StopRequest
@@ -55,19 +56,17 @@ class Trainer:
         self, config: TrainConfig, accelerator: Accelerator, data: Data, folder: RunFolder, stop: StopRequest
     ) -> None:
         self.config, self.accelerator, self.data, self.folder, self.stop = config, accelerator, data, folder, stop
-        rank, world = accelerator.process_index, accelerator.num_processes
-        assert data.train is not None  # load_data refuses such data
-        order = SampleOrder(
-            len(data.train.labels), config.batch_size, config.seed, rank, world, config.optim.accumulate
-        )  # fmt: skip
-        self.batches = TrainBatches(data, order, accelerator.device, config.data.workers)
-        self.steps_per_epoch = order.steps
+        self.batches = self._make_batches()
+        self.steps_per_epoch = self.batches.order.steps
         torch.manual_seed(config.seed)  # every process builds the same model
         self.bare = build_model(folder.model(config), len(data.classes))
         self.shares = Shares(self.bare, data.image_size)
         self.survival, self.survival_moves_by_step = make_survival_schedule(
             self.bare, config.model, config.epochs, self.steps_per_epoch
         )
+        assert data.train is not None  # load_data refuses such data
+        outputs = config.model.num_classes or len(data.classes)
+        self.objective = Objective(config, data.train.labels, outputs, accelerator.device)
         self.bare = prepare_for_training(self.bare, config.model)
         optimizer, self.scheduler = make_optimizer(self.bare, config.optim, config.epochs, self.steps_per_epoch)
         self.model: nn.Module
@@ -76,7 +75,22 @@ class Trainer:
         self.progress = Progress()
         self._record_start()
         self.saved = time.monotonic()
-        seed_gates(config.seed, rank)
+        seed_gates(config.seed, accelerator.process_index)
+
+    def _make_batches(self) -> TrainBatches:
+        config, data, accelerator = self.config, self.data, self.accelerator
+        assert data.train is not None
+        labels, weights = data.train.labels, None
+        if config.data.sampling == "balanced":
+            weights = 1 / labels.bincount()[labels]
+        order = SampleOrder(
+            len(labels), config.batch_size, config.seed, accelerator.process_index, accelerator.num_processes,
+            config.optim.accumulate, config.data.mixes, weights,
+        )  # fmt: skip
+        transform = None
+        if config.data.uses_timm:
+            transform = make_transform(config.data, data.image_size, data.padding, data.flip, data.mean, data.std)
+        return TrainBatches(data, order, accelerator.device, config.data.workers, transform)
 
     def train_epoch(self) -> dict[str, float]:
         """Train to the end of the epoch begun, and return its mean loss, accuracy, time and rate.
@@ -110,14 +124,16 @@ class Trainer:
 
     def _step(self, batch: Batch) -> None:
         sums = torch.zeros(4, device=self.accelerator.device)
-        smoothing, world = self.config.optim.label_smoothing, self.accelerator.num_processes
-        for number, (images, labels) in enumerate(batch.parts, start=1):
-            last = number == len(batch.parts)
+        world, order = self.accelerator.num_processes, self.batches.order
+        first = self.progress.step_in_epoch * order.parts + order.rank * order.accumulate
+        for number, (images, labels) in enumerate(batch.parts):
+            images, targets = self.objective.mix(images, labels, self.progress.epoch, first + number)
+            last = number == len(batch.parts) - 1
             with nullcontext() if last else self.accelerator.no_sync(self.model):
                 logits = self.model(images).float()
                 computed = len(labels) * self.shares.executed()
                 # The mean over the global batch: processes may hold different numbers of its images.
-                loss = cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing)
+                loss = self.objective.loss(logits, targets)
                 self.accelerator.backward(loss * (world / batch.size))
             right = (logits.detach().argmax(1) == labels).sum()
             sums += torch.stack([loss.detach(), right, *loss.new_tensor([len(labels), computed])])

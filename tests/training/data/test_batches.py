@@ -52,6 +52,22 @@ def test_a_batch_too_small_for_its_processes_is_refused():
         SampleOrder(7, 16, 0, 0, 4)
 
 
+def test_micro_batches_that_are_to_be_even_leave_their_last_image_out():
+    order = SampleOrder(50, 17, 0, rank=1, world=2, even=True)
+    permutation = order.permutation(0)
+    (share,), size = order.step(permutation, 1)
+    assert (share.tolist(), size) == (permutation[17 + 9 : 17 + 17].tolist(), 16)
+
+
+def test_balanced_sampling_draws_each_class_equally_often():
+    labels = torch.tensor([0] * 900 + [1] * 90 + [2] * 10)
+    order = SampleOrder(1000, 10, seed=1, weights=1 / labels.bincount()[labels])
+    drawn = labels[order.permutation(4)].bincount().tolist()
+    assert drawn == pytest.approx([333] * 3, abs=60)  # four standard deviations
+    assert torch.equal(order.permutation(4), order.permutation(4))
+    assert not torch.equal(order.permutation(4), order.permutation(5))
+
+
 def test_neither_order_nor_augmentation_touches_the_stream_of_the_gates(tmp_path):
     small = load_data(DataConfig(name="fake", fake_images=40, fake_classes=4, image_size=8))
     large = load_data(folder(make_folder(tmp_path / "set"), image_size=72))

@@ -14,13 +14,13 @@ from stodepth_models.training.run.folder import RunFolder
 from .killed import run
 
 STEPS = 10  # of a run
+DATA = DataConfig(name="fake", fake_images=80, fake_classes=4, image_size=8)
 
 
 def settings(output, **model):
     """A run of 2 epochs of 5 steps on 8x8 pictures."""
-    data = DataConfig(name="fake", fake_images=80, fake_classes=4, image_size=8)
     return TrainConfig(
-        model=ModelConfig(prob_0_L=(1.0, 0.3), **model), data=data, optim=OptimConfig(lr=0.05), epochs=2, batch_size=16,
+        model=ModelConfig(prob_0_L=(1.0, 0.3), **model), data=DATA, optim=OptimConfig(lr=0.05), epochs=2, batch_size=16,
         output=output, resume=True, cpu=True, trackers=(), progress=False, stop_at_chance=0, log_steps=2,
         checkpoint_steps=3,
     )  # fmt: skip
@@ -61,6 +61,9 @@ def test_three_kills_at_random_steps_change_nothing(tmp_path, mode, sync_gates, 
 OPTIONS = {
     "adamw": {"optim": OptimConfig(lr=0.01, opt="adamw", sched="cosine", warmup_epochs=1, layer_decay=0.8)},
     "lamb": {"optim": OptimConfig(lr=0.01, opt="lamb", sched="cosine", sched_on_updates=True)},
+    "augmented": {"data": dataclasses.replace(DATA, aa="rand-m9-mstd0.5", reprob=0.5, color_jitter=0.4, workers=0)},
+    "mixed": {"data": dataclasses.replace(DATA, mixup=0.8, cutmix=1.0, mixup_mode="elem", sampling="balanced")},
+    "weighted": {"optim": OptimConfig(lr=0.05, class_weights="balanced", accumulate=2)},
 }
 
 
