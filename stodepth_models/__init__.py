@@ -9,7 +9,6 @@ from .blocks.surgery import apply_stochastic_depth, remove_stochastic_depth, to_
 from .blocks.torchvision import StoDepthBasicBlock, StoDepthBottleneck
 from .checks import did_you_mean
 from .cifar import (
-    CifarResNet,
     cifar_resnet18_stodepth_lineardecay,
     cifar_resnet20_stodepth_lineardecay,
     cifar_resnet32_stodepth_lineardecay,
@@ -23,6 +22,7 @@ from .cifar import (
     cifar_resnet164_stodepth_lineardecay,
     cifar_resnet1202_stodepth_lineardecay,
 )
+from .cifar_network import CifarResNet
 from .flops import expected_flops
 from .layers.drop_path import DropPath, drop_path
 from .layers.residual import StochasticResidual
@@ -41,14 +41,8 @@ from .resnet import (
     wide_resnet50_2_stodepth_lineardecay,
     wide_resnet101_2_stodepth_lineardecay,
 )
-from .survival import (
-    StochasticDepthProbabilitySchedulerLinear,
-    SurvivalSchedule,
-    linear_decay,
-    set_survival_probs,
-    survival_probs,
-    uniform,
-)
+from .schedules import StochasticDepthProbabilitySchedulerLinear, SurvivalSchedule
+from .survival import linear_decay, set_survival_probs, survival_probs, uniform
 from .uncertainty import MCPrediction, mc_predict
 from .weights.errors import CheckpointError, DownloadError
 from .weights.load import load_pretrained
@@ -144,12 +138,10 @@ for _name in __all__:
 # Pickles of version 0.1.0 name these modules.
 for _old, _new in {
     "catalog": "weights.published",
-    "cifar_network": "cifar",
     "errors": "weights.errors",
     "known_blocks": "blocks.registry",
     "published": "weights.published",
     "recipe": "weights.config",
-    "schedules": "survival",
     "stage": "layers.recompute",
     "whole_block": "layers.whole_block",
 }.items():

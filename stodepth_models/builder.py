@@ -14,7 +14,7 @@ from torchvision.models import WeightsEnum
 from .blocks.surgery import METHODS
 from .checks import check_choice, check_flag, check_probability, did_you_mean
 from .layers.draw import MODES, RESCALES
-from .layers.residual import StochasticGate, StochasticResidual
+from .layers.residual import StochasticResidual, gates_of
 from .survival import DEPTH_RULES, linear_decay, set_survival_probs
 from .weights.config import BuiltWith, Configured
 from .weights.load import builder_source, load_checkpoint
@@ -86,7 +86,8 @@ for _name in _DROP_RATES:
 
 def register(builder: Builder) -> Builder:
     """Enter a builder in torchvision's registry, and document the arguments that all builders take."""
-    if builder.__doc__:  # absent under `python -OO`
+    # `python -OO` leaves docstrings out.
+    if builder.__doc__:
         builder.__doc__ += ARGUMENTS.format(name=builder.__name__)
     register_builder(builder)
     return builder
@@ -118,7 +119,8 @@ class StochasticDepth:
     sync_gates: bool
 
     def __post_init__(self) -> None:
-        if not isinstance(self.prob_0_L, (tuple, list)) or len(self.prob_0_L) != 2:
+        is_pair = isinstance(self.prob_0_L, (tuple, list)) and len(self.prob_0_L) == 2
+        if not is_pair:
             raise ValueError(f"prob_0_L must be a pair of probabilities in [0, 1], got {self.prob_0_L!r}")
         for value in self.prob_0_L:
             check_probability("prob_0_L", value)
@@ -134,13 +136,19 @@ class StochasticDepth:
 
     def apply_to(self, model: nn.Module) -> None:
         """Set every gate of a freshly built model."""
-        gates = [module for module in model.modules() if isinstance(module, StochasticGate)]
+        rescale = self.rescale
+        if rescale is None:
+            rescale = "none"
+            if self.mult_flag:
+                rescale = "eval"
+        gates = gates_of(model)
         for gate in gates:
             gate.sync_gates = self.sync_gates
             if isinstance(gate, StochasticResidual):
                 gate.mode = METHODS[self.mode]
-                gate.rescale = self.rescale or ("eval" if self.mult_flag else "none")
-        set_survival_probs(model, linear_decay(len(gates), *self.prob_0_L, rule=self.depth_rule))
+                gate.rescale = rescale
+        first, last = self.prob_0_L
+        set_survival_probs(model, linear_decay(len(gates), first, last, rule=self.depth_rule))
 
 
 def _check_classes(count: Any) -> None:
@@ -153,15 +161,19 @@ def _check_classes(count: Any) -> None:
 
 def _check_options(name: str, architecture: Any, options: dict[str, Any]) -> None:
     """Raise a TypeError that names ours where an argument is another project's, or is misspelt."""
-    known = [*signature(registry()[name]).parameters]
+    known = list(signature(registry()[name]).parameters)
+    # A class passes what it does not know on to the next one, up to torchvision's.
     for cls in architecture.func.__mro__:
         known += signature(cls.__init__).parameters
     for option in options:
         if option in FOREIGN_ARGUMENTS:
             raise TypeError(f"{name} takes no {option}: use {FOREIGN_ARGUMENTS[option]}")
         if option not in known:
+            message = f"{name} takes no {option}"
             hint = did_you_mean(option, known)
-            raise TypeError(f"{name} takes no {option}; {hint}" if hint else f"{name} takes no {option}")
+            if hint:
+                message = f"{message}; {hint}"
+            raise TypeError(message)
 
 
 def build(
@@ -190,17 +202,17 @@ def build(
     _check_options(name, architecture, options)
     _check_classes(options.get("num_classes", 1))
     source = builder_source(name, enum, pretrained, weights)
-    model = architecture(**options)  # before anything is read or downloaded: a wrong option is told at once
+    # The model is built before anything is read or downloaded: a wrong option raises at once.
+    model = architecture(**options)
     checkpoint = None
-    classes = None
     if source is not None:
-        shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+        shapes = {key: tensor.shape for key, tensor in model.state_dict().items()}
         checkpoint = find_network(read_checkpoint(source, progress=progress), shapes)
         classes = checkpoint.num_classes
-    if classes is not None and "num_classes" not in options:
-        options = {"num_classes": classes, **options}
-        if classes != len(model.state_dict()[f"{CLASSIFIER}weight"]):
-            model = architecture(**options)
+        if classes is not None and "num_classes" not in options:
+            options = {"num_classes": classes, **options}
+            if classes != len(model.state_dict()[f"{CLASSIFIER}weight"]):
+                model = architecture(**options)
     depth.apply_to(model)
     model.recipe = BuiltWith(name, options)
     if checkpoint is not None:

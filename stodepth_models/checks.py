@@ -39,7 +39,8 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> str:
         ValueError: ``value`` is not one of ``choices``.
     """
     if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+        allowed = ", ".join(map(repr, choices))
+        raise ValueError(f"{name} must be one of {allowed}, got {value!r}")
     return value
 
 
@@ -61,6 +62,7 @@ def check_whole(name: str, value: Any, least: int) -> int:
         TypeError: ``value`` is not a whole number.
         ValueError: ``value`` is below ``least``.
     """
+    # A bool is an int in Python.
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be a whole number, got {value!r}")
     if value < least:
@@ -80,4 +82,5 @@ def did_you_mean(name: str, known: Iterable[str], count: int = 1, suffix: str = 
     near = difflib.get_close_matches(name, list(known), n=count)
     if not near:
         return ""
-    return f"did you mean {' or '.join(match + suffix for match in near)}?"
+    names = " or ".join(match + suffix for match in near)
+    return f"did you mean {names}?"

@@ -45,9 +45,11 @@ def expected_flops(model: nn.Module, input_size: Sequence[int]) -> ExpectedFlops
         >>> round(sdm.expected_flops(model, (1, 3, 32, 32)).share, 2)
         0.75
     """
-    if not isinstance(input_size, Sequence) or not all(isinstance(size, int) for size in input_size):
+    is_shape = isinstance(input_size, Sequence) and all(isinstance(size, int) for size in input_size)
+    if not is_shape:
         raise TypeError(f"input_size must be the shape of a batch, such as (1, 3, 224, 224), got {input_size!r}")
-    return count_flops(model, torch.empty(tuple(input_size), device="meta")).expected(survival_probs(model))
+    images = torch.empty(tuple(input_size), device="meta")
+    return count_flops(model, images).expected(survival_probs(model))
 
 
 class FlopCount(NamedTuple):
@@ -56,7 +58,8 @@ class FlopCount(NamedTuple):
     Attributes:
         full: of the whole pass.
         gated: of what each gate drops.
-        around: for each gate the positions of those around it, which drop it too.
+        around: for each gate the positions of the gates around it. Where one of these drops its branch, the inner gate
+            is not reached.
     """
 
     full: int
@@ -66,34 +69,65 @@ class FlopCount(NamedTuple):
     def expected(self, kept: Iterable[float]) -> ExpectedFlops:
         """Return the FLOPs where each gate keeps its share, in ``[0, 1]``, independently of the others."""
         kept = list(kept)
-        reached = [math.prod(kept[gate] for gate in around) for around in self.around]
-        dropped = zip(kept, self.gated, reached, strict=True)
-        training = self.full - sum((1.0 - share) * flops * chance for share, flops, chance in dropped)
-        return ExpectedFlops(training / self.full if self.full else 1.0, training, self.full)
+        # What a gate saves: the FLOPs of its branch, where the gate is reached and drops it.
+        saved = 0.0
+        for survival_prob, flops, around in zip(kept, self.gated, self.around, strict=True):
+            reached = math.prod(kept[gate] for gate in around)
+            saved += (1.0 - survival_prob) * flops * reached
+        training = self.full - saved
+        share = 1.0  # of a model without FLOPs
+        if self.full > 0:
+            share = training / self.full
+        return ExpectedFlops(share, training, self.full)
 
 
 def count_flops(model: nn.Module, *args: Any, **kwargs: Any) -> FlopCount:
     """Count the FLOPs of ``model(*args, **kwargs)``, without computing it: all tensors are moved to the meta device."""
-    gates = [name for name, module in model.named_modules() if isinstance(module, StochasticGate)]
     copy = deepcopy(model).to("meta").eval()
     for module in copy.modules():
-        # Hooks are the user's, who asked for no pass; those before a pass stay, for they may make weights.
+        # Hooks after a pass are the user's, who asked for none; those before a pass stay, for they may make weights.
         getattr(module, "_forward_hooks", {}).clear()
+    gates = [name for name, module in copy.named_modules() if isinstance(module, StochasticGate)]
     if gates:
-        set_survival_probs(copy, 1.0)
+        set_survival_probs(copy, 1.0)  # in evaluation a gate whose probability is 0 would leave its branch out
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
         copy(*_on_meta(args), **_on_meta(kwargs))
-    counts = counter.get_flop_counts()
-
-    def flops(*path: str) -> int:
-        return sum(counts.get(".".join([type(copy).__name__, *filter(None, path)]), {}).values())
-
-    # A dropped StochasticDepthBlock still computes its shortcut.
-    kept = [flops(name, "block.shortcut") + flops(name, "block.downsample") for name in gates]
-    gated = [flops(name) - rest for name, rest in zip(gates, kept, strict=True)]
-    around = [[i for i, outer in enumerate(gates) if name.startswith(f"{outer}.")] for name in gates]
+    flops = _flops_by_module(counter, copy)
+    gated = []
+    around = []
+    for name in gates:
+        # A dropped StochasticDepthBlock still computes its shortcut.
+        shortcut = flops.get(_join(name, "block.shortcut"), 0) + flops.get(_join(name, "block.downsample"), 0)
+        gated.append(flops.get(name, 0) - shortcut)
+        outer_gates = []
+        for position, outer in enumerate(gates):
+            if _is_within(name, outer):
+                outer_gates.append(position)
+        around.append(outer_gates)
     return FlopCount(counter.get_total_flops(), gated, around)
+
+
+def _flops_by_module(counter: FlopCounterMode, model: nn.Module) -> dict[str, int]:
+    """FLOPs of each submodule that was called, by its name; that of the model is empty."""
+    # The counter names a module by its path, which begins with the class of the model.
+    root = type(model).__name__
+    flops = {}
+    for path, counts in counter.get_flop_counts().items():
+        if path == root or path.startswith(f"{root}."):
+            name = path[len(root) + 1 :]
+            flops[name] = sum(counts.values())
+    return flops
+
+
+def _join(name: str, child: str) -> str:
+    if not name:
+        return child
+    return f"{name}.{child}"
+
+
+def _is_within(name: str, outer: str) -> bool:
+    return name != outer and name.startswith(_join(outer, ""))
 
 
 def _on_meta(arguments: Any) -> Any:

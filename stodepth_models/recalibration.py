@@ -38,38 +38,27 @@ def recalibrate_bn(model: nn.Module, batches: Iterable[Any]) -> None:
         >>> model = sdm.cifar_resnet20_stodepth_lineardecay()
         >>> sdm.recalibrate_bn(model, [torch.randn(8, 3, 32, 32) for _ in range(2)])
     """
-    norms = [m for m in model.modules() if isinstance(m, BATCH_NORMS) and m.track_running_stats]
-    momenta = {norm: norm.momentum for norm in norms}
-    before = {norm: [buffer.clone() for buffer in norm.buffers()] for norm in norms}
-    device = next((tensor.device for tensor in chain(model.parameters(), model.buffers())), None)
-    started = False
-    used = passed_over = 0
+    norms = _tracking_norms(model)
+    momenta = [norm.momentum for norm in norms]
+    before = _statistics(norms)
     with restored_modes(model):
         try:
+            # Not `eval()`, in which our models warn of the statistics that are about to be replaced.
             for module in model.modules():
-                module.training = False  # `eval()` would warn of the statistics that are about to be replaced
-            for batch in batches:
-                x = batch[0] if isinstance(batch, (tuple, list)) else batch
-                if not isinstance(x, Tensor):
-                    raise TypeError(f"batches must hold tensors, or tuples that begin with one, got {type(x).__name__}")
-                if not started:
-                    _start_cumulative(norms)
-                started = True
-                is_used = _feed(model, x.to(device), norms)
-                used += is_used
-                passed_over += not is_used
-            if not used:
-                got = f"{passed_over} of one image" if passed_over else "none"
-                raise ValueError(f"batches must hold at least one batch that norms can use, got {got}")
+                module.training = False
+            passed_over = _feed_all(model, batches, norms)
         except BaseException:
             _put_back(before)
             raise
         finally:
-            for norm, momentum in momenta.items():
+            for norm, momentum in zip(norms, momenta, strict=True):
                 norm.momentum = momentum
     if passed_over:
         logger.warning("recalibrate_bn passed over %d batches of one image: norms need two values", passed_over)
-    _put_back({norm: values for norm, values in before.items() if norm.num_batches_tracked == 0})  # dropped for good
+    for norm in norms:
+        # No batch reaches a branch whose evaluation scale is 0: its norms keep what they had.
+        if norm.num_batches_tracked == 0:
+            _put_back({norm: before[norm]})
 
 
 def unfed_norms(model: nn.Module) -> list[str]:
@@ -85,11 +74,44 @@ def unfed_norms(model: nn.Module) -> list[str]:
             counters[name] = module.num_batches_tracked
     if not counters:
         return []
+    # All counters in one tensor, on one device: reading them one by one would wait for the device as often.
     device = next(iter(counters.values())).device
-    counts = torch.stack([counter.to(device) for counter in counters.values()]).tolist()  # one synchronisation
+    counts = torch.stack([counter.to(device) for counter in counters.values()]).tolist()
     if max(counts) == 0:
         return []
-    return [name for name, count in zip(counters, counts, strict=True) if count == 0]
+    unfed = []
+    for name, count in zip(counters, counts, strict=True):
+        if count == 0:
+            unfed.append(name)
+    return unfed
+
+
+def _feed_all(model: nn.Module, batches: Iterable[Any], norms: list[Any]) -> int:
+    """Estimate the statistics from all batches, and return how many of these were passed over."""
+    device = None  # of a model without weights
+    for tensor in chain(model.parameters(), model.buffers()):
+        device = tensor.device
+        break
+    used = 0
+    passed_over = 0
+    for batch in batches:
+        x = batch
+        if isinstance(batch, (tuple, list)):
+            x = batch[0]
+        if not isinstance(x, Tensor):
+            raise TypeError(f"batches must hold tensors, or tuples that begin with one, got {type(x).__name__}")
+        if used + passed_over == 0:
+            _start_cumulative(norms)
+        if _feed(model, x.to(device), norms):
+            used += 1
+        else:
+            passed_over += 1
+    if used == 0:
+        got = "none"
+        if passed_over:
+            got = f"{passed_over} of one image"
+        raise ValueError(f"batches must hold at least one batch that norms can use, got {got}")
+    return passed_over
 
 
 def _feed(model: nn.Module, x: Tensor, norms: list[Any]) -> bool:
@@ -97,7 +119,7 @@ def _feed(model: nn.Module, x: Tensor, norms: list[Any]) -> bool:
     if len(x) != 1:
         model(x)
         return True
-    before = {norm: [buffer.clone() for buffer in norm.buffers()] for norm in norms}
+    before = _statistics(norms)
     try:
         model(x)
     except ValueError as error:
@@ -106,6 +128,21 @@ def _feed(model: nn.Module, x: Tensor, norms: list[Any]) -> bool:
         _put_back(before)  # norms before that one have counted the image
         return False
     return True
+
+
+def _tracking_norms(model: nn.Module) -> list[Any]:
+    norms = []
+    for module in model.modules():
+        if isinstance(module, BATCH_NORMS) and module.track_running_stats:
+            norms.append(module)
+    return norms
+
+
+def _statistics(norms: list[Any]) -> dict[Any, list[Tensor]]:
+    statistics = {}
+    for norm in norms:
+        statistics[norm] = [buffer.clone() for buffer in norm.buffers()]
+    return statistics
 
 
 def _put_back(statistics: Mapping[Any, list[Tensor]]) -> None:
@@ -117,5 +154,5 @@ def _put_back(statistics: Mapping[Any, list[Tensor]]) -> None:
 def _start_cumulative(norms: list[Any]) -> None:
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # a cumulative mean
+        norm.momentum = None  # PyTorch's sign for a cumulative mean
         norm.train()

@@ -49,6 +49,7 @@ class StoDepthResNet(HubModel, ResNet):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits ``(N, num_classes)`` for standardised images ``x``, ``(N, 3, H, W)``."""
+        # Gates are Python control flow: a compiled pass that draws some would break into pieces at each of them.
         if torch.compiler.is_compiling() and draws_anywhere(self):
             return call_eagerly(super().forward, x)
         return super().forward(x)
@@ -66,6 +67,7 @@ def _resnet(
     options: dict[str, Any],
     **fixed: int,
 ) -> StoDepthResNet:
+    # What makes the architecture, such as the groups of a ResNeXt, is no option of its builder.
     for option, value in fixed.items():
         if options.setdefault(option, value) != value:
             raise ValueError(f"{option} of {name} is {value}, got {options[option]!r}")

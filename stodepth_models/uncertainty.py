@@ -1,8 +1,8 @@
 """How sure a model is: predictions over the sub-networks that its gates draw.
 
 A trained network with stochastic depth is an ensemble of networks of different depth (Huang et al., arXiv:1603.09382,
-sec. 3). Sampling it in evaluation, as Gal and Ghahramani (arXiv:1506.02142) do with dropout, tells what the members
-agree on.
+sec. 3). Samples of it in evaluation, as Gal and Ghahramani (arXiv:1506.02142) take them with dropout, show where the
+members disagree.
 """
 
 from collections.abc import Iterator
@@ -66,18 +66,25 @@ def mc_predict(model: nn.Module, x: Any, samples: int = 20) -> MCPrediction:
         (torch.Size([2, 10]), torch.Size([2]))
     """
     check_whole("samples", samples, 1)
-    gates: list[nn.Module] = [module for module in model.modules() if isinstance(module, (StochasticGate, DropPath))]
+    gates: list[nn.Module] = []
+    for module in model.modules():
+        if isinstance(module, (StochasticGate, DropPath)):
+            gates.append(module)
     if not gates:
         raise ValueError(f"model must have stochastic blocks, got {type(model).__name__} without any")
     with _only_training(model, gates):
         probs = _softmax(model(x))
-        mean, mean_entropy = probs, _entropy(probs)
+        mean = probs
+        mean_entropy = _entropy(probs)
+        # Running means: the memory does not grow with the number of samples.
         for count in range(2, samples + 1):
             probs = _softmax(model(x))
             mean = mean + (probs - mean) / count
             mean_entropy = mean_entropy + (_entropy(probs) - mean_entropy) / count
     entropy = _entropy(mean)
-    return MCPrediction(mean, entropy, (entropy - mean_entropy).clamp(min=0.0))
+    # Entropy is concave, so that the difference is at least 0 but for rounding.
+    mutual_information = (entropy - mean_entropy).clamp(min=0.0)
+    return MCPrediction(mean, entropy, mutual_information)
 
 
 @contextmanager
@@ -97,4 +104,5 @@ def _softmax(logits: Any) -> Tensor:
 
 
 def _entropy(probs: Tensor) -> Tensor:
+    # xlogy is 0 where a probability is 0; probs * probs.log() would be nan there.
     return -torch.special.xlogy(probs, probs).sum(1)

@@ -13,13 +13,11 @@ _own_registry: dict[str, Callable[..., Any]] = {}
 
 
 def registry() -> dict[str, Callable[..., Any]]:
-    """Return torchvision's table of builders, by name; a table of our own where a release has none of that name.
-
-    Then ``torchvision.models.get_model`` does not know our builders, and the rest works.
-    """
+    """Return torchvision's table of builders, by name; a table of our own where a release has none of that name."""
     try:
         from torchvision.models._api import BUILTIN_MODELS
     except ImportError:
+        # `torchvision.models.get_model` does not know our builders then; the rest works.
         return _own_registry
     return BUILTIN_MODELS
 
@@ -66,7 +64,9 @@ def full_name(name: str) -> str:
     full = name.lower().removesuffix(SUFFIX) + SUFFIX
     if full in known:
         return full
-    hint = builder_hint(name) or f"known: {', '.join(known)}"
+    hint = builder_hint(name)
+    if not hint:
+        hint = f"known: {', '.join(known)}"
     raise ValueError(f"no model {name!r} in the zoo; {hint}")
 
 
@@ -77,7 +77,7 @@ def builder_hint(name: str, suffix: str = "") -> str:
     words = re.split(r"[_-]", name.lower().removesuffix(SUFFIX))
     network = "_".join(word for word in words if not word.startswith(("cifar", "stodepth", "lineardecay")))
     candidates = [network, f"cifar_{network}"]
-    if any(word.startswith("cifar") for word in words):
+    if "cifar" in name.lower():
         candidates.reverse()
     for candidate in candidates:
         if candidate in known:

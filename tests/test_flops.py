@@ -75,8 +75,9 @@ def test_expected_flops_of_whole_blocks_and_of_survival_0():
     assert model.training
 
 
-def test_expected_flops_of_a_gate_within_a_gate():
-    model = nn.Sequential(StochasticDepthBlock(BasicBlock(3, 3), 0.5))
+@pytest.mark.parametrize("wrap", [nn.Sequential, lambda block: block], ids=["part of a model", "the model itself"])
+def test_expected_flops_of_a_gate_within_a_gate(wrap):
+    model = wrap(StochasticDepthBlock(BasicBlock(3, 3), 0.5))
     assert apply_stochastic_depth(model, drop_rate=0.8) == 1
     flops = expected_flops(model, (1, 3, 4, 4))
     assert survival_probs(model) == [0.5, pytest.approx(0.2)]

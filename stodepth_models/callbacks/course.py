@@ -9,7 +9,8 @@ from torch import nn
 from ..blocks.surgery import apply_stochastic_depth, check_method
 from ..checks import check_probability
 from ..flops import FlopCount, count_flops
-from ..survival import SurvivalSchedule, survival_probs
+from ..schedules import SurvivalSchedule
+from ..survival import survival_probs
 
 
 class Course:

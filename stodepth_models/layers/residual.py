@@ -111,13 +111,21 @@ def _is_exported() -> bool:
     return getattr(torch.compiler, "_is_exporting_flag", False) or torch.jit.is_tracing()
 
 
-def draws_anywhere(model: nn.Module) -> bool:
-    """Return whether a forward pass draws a gate.
+def gates_of(model: nn.Module) -> list[StochasticGate]:
+    """Return the gates of a model, in forward order: that of ``model.modules()``.
 
-    The compiler guards on every gate that is asked. The last one survives least, so it is the first to draw.
+    Raises:
+        TypeError: ``model`` is no module.
     """
-    gates = [module for module in model.modules() if isinstance(module, StochasticGate)]
-    return any(gate.draws() for gate in reversed(gates))
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {model!r}")
+    return [module for module in model.modules() if isinstance(module, StochasticGate)]
+
+
+def draws_anywhere(model: nn.Module) -> bool:
+    """Return whether a forward pass draws a gate."""
+    # The compiler guards on each gate that is asked. The last one mostly survives least: it is the first to draw.
+    return any(gate.draws() for gate in reversed(gates_of(model)))
 
 
 class StochasticResidual(StochasticGate):

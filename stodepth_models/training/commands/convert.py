@@ -18,7 +18,7 @@ from torchvision.models import get_model
 
 from ...blocks.fold import fold_rescale
 from ...blocks.surgery import to_torchvision
-from ...cifar import CifarResNet
+from ...cifar_network import CifarResNet
 from ...weights.checkpoint import Checkpoint, write_file
 from ...weights.config import Configured, config_of
 from ...weights.guess import guess_builder

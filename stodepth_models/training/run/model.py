@@ -13,7 +13,8 @@ from ...blocks.torchvision import StoDepthBasicBlock, StoDepthBottleneck
 from ...flops import count_flops
 from ...layers.drop_path import drop_path
 from ...layers.residual import StochasticGate
-from ...survival import SurvivalSchedule, linear_decay, survival_probs
+from ...schedules import SurvivalSchedule
+from ...survival import linear_decay, survival_probs
 from ...weights.load import builder_source
 from ...weights.prefix import under_prefix
 from ...weights.sources import read_checkpoint, resolve_source
