@@ -250,6 +250,11 @@ class OptimConfig:
         nesterov: Nesterov's momentum, of the paper's SGD.
         dampening: of the momentum of the paper's SGD; 0 with ``nesterov``.
         weight_decay: L2 penalty on all parameters; with ``opt`` that of the optimizer.
+        clip_grad: most that the gradients may be, as ``clip_mode`` measures them; none given: no limit.
+        clip_mode: ``"norm"`` of all gradients together, or ``"value"`` of each.
+        model_ema: evaluate and keep an exponential moving average of the weights.
+        model_ema_decay: of the average in each step.
+        model_ema_warmup: the decay rises from 0 to its value.
         label_smoothing: share of the target spread over all classes.
         class_weights: factor of the loss of each class, or ``"balanced"``: in inverse proportion to its training
             images, 1 on average over them; none given: 1.
@@ -277,6 +282,11 @@ class OptimConfig:
     nesterov: bool = True
     dampening: float = 0.0
     weight_decay: float = 1e-4
+    clip_grad: float | None = None
+    clip_mode: Literal["norm", "value"] = "norm"
+    model_ema: bool = False
+    model_ema_decay: float = 0.9998
+    model_ema_warmup: bool = False
     label_smoothing: float = 0.0
     class_weights: Literal["balanced"] | tuple[float, ...] | None = None
     accumulate: int = 1
@@ -286,11 +296,13 @@ class OptimConfig:
             object.__setattr__(self, "warmup_lr", 1e-5 if self.sched else 0.01)
         for name in ("lr", "gamma", "warmup_lr"):
             _positive(f"optim.{name}", getattr(self, name))
-        for name in ("momentum", "dampening", "label_smoothing"):
+        for name in ("momentum", "dampening", "label_smoothing", "model_ema_decay"):
             _within(f"optim.{name}", getattr(self, name), 0.0, 1.0)
         for name in ("weight_decay", "warmup_epochs", "min_lr"):
             _at_least(f"optim.{name}", getattr(self, name), 0)
         _at_least("optim.accumulate", self.accumulate, 1)
+        if self.clip_grad is not None:
+            _positive("optim.clip_grad", self.clip_grad)
         if self.layer_decay is not None:
             _within("optim.layer_decay", self.layer_decay, 0.0, 1.0)
         if self.layer_decay is not None and not self.opt:
@@ -315,6 +327,8 @@ class TrainConfig:
         precision: ``"no"`` (float32), ``"bf16"`` or ``"fp16"``.
         cpu: leave a GPU alone.
         deterministic: convolutions that repeat bit by bit on a GPU.
+        compile: compile the model with ``torch.compile``; passes that draw gates run in eager mode all the same.
+        patience: epochs in a row without better validation accuracy that end the run; 0: never.
         checkpoint_minutes: minutes between checkpoints within an epoch; one is written after each epoch too.
         checkpoint_steps: steps between checkpoints within an epoch; 0: by the clock alone.
         test_each_epoch: evaluate the test images after each epoch, for the curve; no choice is made on them.
@@ -335,6 +349,8 @@ class TrainConfig:
     precision: Literal["no", "bf16", "fp16"] = "no"
     cpu: bool = False
     deterministic: bool = True
+    compile: bool = False
+    patience: int = 0
     checkpoint_minutes: float = 10.0
     checkpoint_steps: int = 0
     test_each_epoch: bool = False
@@ -344,7 +360,13 @@ class TrainConfig:
     progress: bool = True
 
     def __post_init__(self) -> None:
-        for name, least in {"epochs": 1, "batch_size": 2, "checkpoint_steps": 0, "stop_at_chance": 0}.items():
+        for name, least in {
+            "epochs": 1,
+            "batch_size": 2,
+            "patience": 0,
+            "checkpoint_steps": 0,
+            "stop_at_chance": 0,
+        }.items():
             _at_least(name, getattr(self, name), least)
         _at_least("log_steps", self.log_steps, 1)
         _within("seed", self.seed, 0, 2**31 - 1)

@@ -106,7 +106,7 @@ class Run:
             )
         progress = self.trainer.progress
         if self.main:
-            if progress.epoch < config.epochs:
+            if not self._is_finished():
                 folder.result.unlink(missing_ok=True)  # of a run whose checkpoints have been removed
             folder.claim(config, accelerator.num_processes, data, progress.run)
             folder.restore_rows(progress.rows, progress.epoch, accelerator.print)
@@ -120,7 +120,7 @@ class Run:
             Interrupted: a signal came; a checkpoint is written.
             Diverged: the loss is not a number, or accuracy stays at chance.
         """
-        while self.trainer.progress.epoch < self.config.epochs:
+        while not self._is_finished():
             self._epoch()
             self.trainer.stop_between_epochs()
         progress = self.trainer.progress
@@ -132,6 +132,13 @@ class Run:
             result = self._result(best, last)
             self.folder.finish(result)
             self.accelerator.print(summary(result), flush=True)
+
+    def _is_finished(self) -> bool:
+        """Whether all epochs are done, or validation accuracy has not risen for ``patience`` of them."""
+        progress, patience = self.trainer.progress, self.config.patience
+        # Counted from what a checkpoint holds: a run that is resumed stops where it would have.
+        has_stopped_early = 0 < patience <= progress.epoch - progress.best_epoch
+        return has_stopped_early or progress.epoch >= self.config.epochs
 
     def _epoch(self) -> None:
         trainer, progress = self.trainer, self.trainer.progress
@@ -196,18 +203,18 @@ class Run:
             self.data, split, 2 * self.config.batch_size, accelerator.device, self.config.data.workers,
             accelerator.process_index, accelerator.num_processes,
         )  # fmt: skip
-        return evaluate(self.trainer.bare, batches, accelerator)
+        return evaluate(self.trainer.learner.evaluated, batches, accelerator)
 
     def _share_buffers(self) -> None:
         """Give all processes the batch-norm statistics of the first, which are the ones that are saved."""
         if self.accelerator.num_processes > 1:
-            for buffer in self.trainer.bare.buffers():
+            for buffer in self.trainer.learner.evaluated.buffers():
                 buffer.copy_(broadcast(buffer))
 
     def _write_weights(self, path: Path, epoch: int) -> None:
         if not self.main:
             return
-        model = self.trainer.bare
+        model = self.trainer.learner.evaluated
         config = config_of(model)  # type: ignore[arg-type]
         classes = list(self.data.classes)
         config["categories"] = classes if len(classes) == config["num_classes"] else None
@@ -219,9 +226,9 @@ class Run:
     def _load_best(self) -> None:
         self.accelerator.wait_for_everyone()
         best = read_file(self.folder.best, str(self.folder.best))
-        self.trainer.bare.load_state_dict(with_scales(best.state_dict, {}))  # literally: the scales follow
+        self.trainer.learner.evaluated.load_state_dict(with_scales(best.state_dict, {}))  # literally: the scales follow
         if best.config is not None:
-            set_survival_probs(self.trainer.bare, best.config["survival_probs"])
+            set_survival_probs(self.trainer.learner.evaluated, best.config["survival_probs"])
 
     def _peak_memory(self) -> float:
         """In MiB, over all processes that the run has gone through one after another."""
@@ -238,8 +245,8 @@ class Run:
             "test_last": last and dataclasses.asdict(last),
             "train_seconds": progress.seconds,
             "processor_seconds": progress.processor_seconds,
-            "expected_flops_share": progress.flops_share / self.config.epochs,
-            "executed_flops_share": progress.executed_share / self.config.epochs,
+            "expected_flops_share": progress.flops_share / progress.epoch,
+            "executed_flops_share": progress.executed_share / progress.epoch,
             "peak_memory_mib": self._peak_memory(),
             "steps": progress.step,
             "device": device_name(self.accelerator.device),

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...survival import survival_probs
 from ..config import TrainConfig
@@ -17,16 +17,8 @@ from ..data.batches import Batch, SampleOrder, TrainBatches
 from ..data.datasets import Data
 from ..errors import Diverged, Interrupted, SettingsError
 from .folder import RunFolder
-from .machine import any_process, free_group_last
-from .model import (
-    Shares,
-    build_model,
-    freeze_stem,
-    make_survival_schedule,
-    prepare_for_training,
-)
-from .objective import Objective
-from .optimizer import make_optimizer
+from .learner import Learner
+from .machine import any_process
 from .progress import EpochBar, Progress, Speed
 from .signals import StopRequest
 from .state import (
@@ -58,20 +50,7 @@ class Trainer:
         self.config, self.accelerator, self.data, self.folder, self.stop = config, accelerator, data, folder, stop
         self.batches = self._make_batches()
         self.steps_per_epoch = self.batches.order.steps
-        torch.manual_seed(config.seed)  # every process builds the same model
-        self.bare = build_model(folder.model(config), len(data.classes))
-        self.shares = Shares(self.bare, data.image_size)
-        self.survival, self.survival_moves_by_step = make_survival_schedule(
-            self.bare, config.model, config.epochs, self.steps_per_epoch
-        )
-        assert data.train is not None  # load_data refuses such data
-        outputs = config.model.num_classes or len(data.classes)
-        self.objective = Objective(config, data.train.labels, outputs, accelerator.device)
-        self.bare = prepare_for_training(self.bare, config.model)
-        optimizer, self.scheduler = make_optimizer(self.bare, config.optim, config.epochs, self.steps_per_epoch)
-        self.model: nn.Module
-        self.model, self.optimizer = accelerator.prepare(self.bare, optimizer)
-        free_group_last(self.model)
+        self.learner = Learner(config, folder.model(config), accelerator, data, self.steps_per_epoch)
         self.progress = Progress()
         self._record_start()
         self.saved = time.monotonic()
@@ -100,8 +79,7 @@ class Trainer:
             Diverged: the loss is not a number.
         """
         progress, speed = self.progress, Speed()
-        self.model.train()
-        freeze_stem(self.bare, self.config.model)
+        self.learner.train()
         self.pending: list[Tensor] = []
         before, processor_before = progress.epoch_seconds, progress.epoch_processor_seconds
         show = self.config.progress and self.accelerator.is_main_process
@@ -124,27 +102,23 @@ class Trainer:
 
     def _step(self, batch: Batch) -> None:
         sums = torch.zeros(4, device=self.accelerator.device)
-        world, order = self.accelerator.num_processes, self.batches.order
+        learner, order, world = self.learner, self.batches.order, self.accelerator.num_processes
         first = self.progress.step_in_epoch * order.parts + order.rank * order.accumulate
         for number, (images, labels) in enumerate(batch.parts):
-            images, targets = self.objective.mix(images, labels, self.progress.epoch, first + number)
+            images, targets = learner.objective.mix(images, labels, self.progress.epoch, first + number)
             last = number == len(batch.parts) - 1
-            with nullcontext() if last else self.accelerator.no_sync(self.model):
-                logits = self.model(images).float()
-                computed = len(labels) * self.shares.executed()
+            with nullcontext() if last else self.accelerator.no_sync(learner.model):
+                logits = learner.model(images).float()
+                computed = len(labels) * learner.shares.executed()
                 # The mean over the global batch: processes may hold different numbers of its images.
-                loss = self.objective.loss(logits, targets)
+                loss = learner.objective.loss(logits, targets)
                 self.accelerator.backward(loss * (world / batch.size))
             right = (logits.detach().argmax(1) == labels).sum()
             sums += torch.stack([loss.detach(), right, *loss.new_tensor([len(labels), computed])])
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        self.scheduler.step()
-        self.pending.append(sums)
         self.progress.step += 1
         self.progress.step_in_epoch += 1
-        if self.survival is not None and self.survival_moves_by_step:
-            self.survival.step()
+        self.learner.step(self.progress.step)
+        self.pending.append(sums)
 
     def _check_progress(self, bar: EpochBar, speed: Speed) -> None:
         """Check the loss every ``log_steps``; save where the clock, ``checkpoint_steps`` or a signal asks for it."""
@@ -155,7 +129,7 @@ class Trainer:
         if due or by_step:
             steps = self._collect()
             loss, right, count, _ = progress.sums
-            probs = survival_probs(self.bare) or [1.0]
+            probs = survival_probs(self.learner.bare) or [1.0]
             bar.update(steps, loss / count, right / count, speed.images_per_second, sum(probs) / len(probs))
         stopping, by_clock = self._agree_on_stop(due)
         if not last and (stopping or by_clock or by_step):  # the end of an epoch writes a checkpoint anyway
@@ -205,20 +179,20 @@ class Trainer:
         progress.step_in_epoch, progress.sums = 0, [0.0] * 4
         progress.epoch_seconds = progress.epoch_processor_seconds = 0.0
         # Only now: the epoch was evaluated, and its weights were written, under the probabilities it was trained with.
-        if self.survival is not None and not self.survival_moves_by_step and progress.epoch < self.config.epochs:
-            self.survival.step()
+        if progress.epoch < self.config.epochs:
+            self.learner.end_epoch()
         self._record_start()
 
     def epoch_flops_share(self) -> float:
         """Expected share of the forward FLOPs of the epoch done: probabilities stay within it, or move linearly."""
-        return (self.progress.share_at_start + self.shares.expected()) / 2
+        return (self.progress.share_at_start + self.learner.shares.expected()) / 2
 
     def _record_start(self) -> None:
         """Record what the epoch starts with, so that a run that is resumed within it reports the same."""
         progress = self.progress
-        progress.share_at_start = self.shares.expected()
-        progress.lr_at_start = max(group["lr"] for group in self.optimizer.param_groups)
-        progress.survival_at_start = survival_probs(self.bare)
+        progress.share_at_start = self.learner.shares.expected()
+        progress.lr_at_start = self.learner.lr
+        progress.survival_at_start = survival_probs(self.learner.bare)
 
     def last_checkpoint(self) -> Path | None:
         """Return the path of the newest checkpoint, None where there is none."""
@@ -261,7 +235,4 @@ class Trainer:
         set_rng(state["rng"], self.accelerator)
 
     def _parts(self) -> dict[str, Any]:
-        return {
-            "model": self.bare, "optimizer": self.optimizer, "scheduler": self.scheduler, "survival": self.survival,
-            "scaler": self.accelerator.scaler, "progress": self.progress,
-        }  # fmt: skip
+        return {**self.learner.parts(), "progress": self.progress}

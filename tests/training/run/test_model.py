@@ -97,7 +97,7 @@ def test_a_step_goes_down_the_smoothed_loss(tmp_path):
     config = settings(tmp_path, optim=OptimConfig(lr=0.05, schedule="constant", label_smoothing=0.3, weight_decay=0.01))
     data = load_data(config.data)
     trainer = Trainer(config, Accelerator(cpu=True), data, RunFolder(tmp_path), StopRequest())
-    model = trainer.bare.train()
+    model = trainer.learner.bare.train()
     batch = next(trainer.batches.epoch(0))
     ((images, labels),) = batch.parts
     loss = cross_entropy(model(images), labels, label_smoothing=0.3)

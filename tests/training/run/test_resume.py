@@ -1,6 +1,7 @@
 """A run that is killed, wherever, ends with the weights of one that was not, on one process and on two."""
 
 import dataclasses
+import json
 import random
 import signal
 
@@ -63,6 +64,7 @@ OPTIONS = {
     "lamb": {"optim": OptimConfig(lr=0.01, opt="lamb", sched="cosine", sched_on_updates=True)},
     "augmented": {"data": dataclasses.replace(DATA, aa="rand-m9-mstd0.5", reprob=0.5, color_jitter=0.4, workers=0)},
     "mixed": {"data": dataclasses.replace(DATA, mixup=0.8, cutmix=1.0, mixup_mode="elem", sampling="balanced")},
+    "averaged": {"optim": OptimConfig(lr=0.05, model_ema=True, model_ema_decay=0.9, clip_grad=0.5)},
     "weighted": {"optim": OptimConfig(lr=0.05, class_weights="balanced", accumulate=2)},
 }
 
@@ -75,6 +77,23 @@ def test_every_option_resumes_bit_by_bit(tmp_path, options):
     assert run(parts, kill_step=8) == [-signal.SIGKILL]  # within an epoch, two steps after a checkpoint
     assert run(parts) == [0]
     assert_same(whole.output, parts.output)
+
+
+def test_early_stopping_counts_on_after_a_kill(tmp_path):
+    # A learning rate too small to change any prediction: no epoch is better than the first.
+    changes = {"epochs": 6, "patience": 2, "optim": OptimConfig(lr=1e-12)}
+    base = settings(tmp_path, rescale="train")
+    whole, parts = (dataclasses.replace(base, output=tmp_path / name, **changes) for name in ("whole", "parts"))
+    assert run(whole) == [0]
+    assert run(parts, kill_step=13) == [-signal.SIGKILL]  # in the third epoch, the second without a gain
+    assert run(parts) == [0]
+    assert [row["epoch"] for row in figures(whole.output)] == [1, 2, 3]
+    assert_same(whole.output, parts.output)
+    result = json.loads((parts.output / "result.json").read_text())
+    assert result["steps"] == 15
+    assert 0.4 < result["executed_flops_share"] < 0.9
+    assert run(parts) == [0]  # a run that has stopped early is finished
+    assert (parts.output / "result.json").exists()
 
 
 @pytest.fixture(scope="module")

@@ -25,9 +25,9 @@ from stodepth_models.training.data.datasets import load_data
 from stodepth_models.training.errors import Diverged, SettingsError
 from stodepth_models.training.evaluation import evaluate_weights
 from stodepth_models.training.run import folder as outputs
+from stodepth_models.training.run import learner, trainer
 from stodepth_models.training.run import model as models
 from stodepth_models.training.run import train as engine
-from stodepth_models.training.run import trainer
 from stodepth_models.training.run.train import EXIT_RESUME_ME, train
 from stodepth_models.weights.checkpoint import read_file
 
@@ -203,7 +203,7 @@ def test_the_executed_flops_are_those_of_the_convolutions_that_ran(tmp_path, mon
             layer.register_forward_hook(count)
         return model
 
-    monkeypatch.setattr(trainer, "build_model", build)
+    monkeypatch.setattr(learner, "build_model", build)
     assert train(settings(tmp_path, model=ModelConfig(mode=mode))) == 0
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["executed_flops_share"] == pytest.approx(sum(executed) / (2 * 80 * full[0]), rel=1e-6)
@@ -250,7 +250,7 @@ def test_a_frozen_stem_stays_as_it_was(tmp_path):
     config = settings(tmp_path, model=ModelConfig(frozen_stem=True))
     train(config)
     torch.manual_seed(config.seed)
-    fresh = trainer.build_model(config.model, 4).state_dict()
+    fresh = learner.build_model(config.model, 4).state_dict()
     trained = weights(tmp_path)
     for key, value in fresh.items():
         if key.startswith(("conv1", "bn1")):
@@ -419,7 +419,7 @@ def test_what_a_killed_process_had_begun_to_write_is_removed(tmp_path, monkeypat
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"shortcutt": "B"}, "unexpected keyword argument 'shortcutt'"),
+        ({"shortcutt": "B"}, "takes no shortcutt; did you mean shortcut"),
         ({"shortcut": "Q"}, "shortcut must be one of 'A', 'B', got 'Q'"),
         ({"norm_layer": "x"}, "not callable"),
     ],

@@ -59,11 +59,11 @@ def main(folder):
         for sync in (False, True):
             name = f"{mode}-{sync}"
             engine.train(settings(folder / name, ModelConfig(prob_0_L=(1.0, 0.3), mode=mode, sync_gates=sync)))
-            seen[name] = same_everywhere(trained[-1].model)
-            assert trained[-1].model.find_unused_parameters is False
-            assert "group_until_last" in vars(trained[-1].model)
+            seen[name] = same_everywhere(trained[-1].learner.model)
+            assert trained[-1].learner.model.find_unused_parameters is False
+            assert "group_until_last" in vars(trained[-1].learner.model)
     engine.train(settings(folder / "accumulated", ModelConfig(prob_0_L=(1.0, 0.3)), accumulate=2))
-    seen["accumulated"] = same_everywhere(trained[-1].model)
+    seen["accumulated"] = same_everywhere(trained[-1].learner.model)
     stop_and_go_on(folder)
     if int(os.environ["RANK"]) == 0:
         (folder / "seen.json").write_text(json.dumps(seen))
