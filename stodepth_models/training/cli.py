@@ -1,25 +1,25 @@
 """From a command line and YAML files to a settings object, or to one clear line and an exit code."""
 
 import dataclasses
+import re
 import sys
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
+from .builders import builder_of
 from .exits import EXIT_BAD_SETTINGS, leave
-from .recipes import find_recipe
-
-_SWITCHES = ("--resume", "--json", "--cpu", "--classes_in_order")
+from .settings import as_settings, in_words, setting_types
+from .settings_help import PlainHelp, name_sections
 
 Config = TypeVar("Config")
 
 
 def parse(
-    config: type[Config], arguments: Sequence[str] | None = None, description: str = "", program: str | None = None
+    config: type[Config], arguments: Sequence[str] | None = None, description: str = "", command: str = ""
 ) -> Config:
     """Return the settings that the command line gives, and leave the program with code 2 where it gives none.
 
@@ -27,43 +27,47 @@ def parse(
         config: dataclass of settings.
         arguments: without the program's name; None: those of this process.
         description: shown by ``--help``.
-        program: name of the program in ``--help``; None: that of this process.
+        command: whose arguments they are, for ``--help``.
     """
-    parser = ArgumentParser(prog=program, description=description, exit_on_error=False, allow_abbrev=False)
+    parser = ArgumentParser(
+        prog=f"stodepth {command}", usage="%(prog)s [--config RECIPE] [--NAME VALUE ...]", description=description,
+        formatter_class=PlainHelp, exit_on_error=False, allow_abbrev=False,
+    )  # fmt: skip
     parser.add_argument(
         "--config", action="config", help="YAML file of settings, or name of a recipe; what follows it on the line wins"
     )
     parser.add_class_arguments(config)
+    name_sections(parser)
+    types = setting_types(config)
     try:
-        words = _bare_flags(sys.argv[1:] if arguments is None else arguments)
-        words = _with_files(words)
+        words = as_settings(sys.argv[1:] if arguments is None else arguments, types)
         _check_files(words, config)
         settings = parser.parse_args(words)
+        _name_builder(settings, parser.parse_args(words, defaults=False))
         values = parser.instantiate(settings)
         return config(**{key: value for key, value in vars(values).items() if key != "config"})
-    except (ArgumentError, TypeError, ValueError) as error:
-        leave(_in_plain_words(str(error)), EXIT_BAD_SETTINGS)
+    except (ArgumentError, OSError, TypeError, ValueError) as error:
+        leave(_in_plain_words(str(error), types), EXIT_BAD_SETTINGS)
 
 
-def _with_files(words: Sequence[str]) -> list[str]:
-    """Put the file in the place of the name of a recipe."""
-    found = []
-    for before, word in pairwise(["", *words]):
-        if before == "--config":
-            word = str(find_recipe(word))
-        elif word.startswith("--config="):
-            word = f"--config={find_recipe(word.removeprefix('--config='))}"
-        found.append(word)
-    return found
+def _name_builder(settings: Namespace, given: Namespace) -> None:
+    """Let weights say which builder they belong to, where neither a flag nor a file names one."""
+    weights = given.get("model.weights")
+    if weights is None or given.get("model.name") is not None:
+        return
+    try:
+        settings["model.name"], options = builder_of(weights, default=settings["model.name"])
+    except FileNotFoundError:  # a sweep may be planned before its weights are there; a run looks again
+        return
+    settings["model.options"] = {**options, **settings["model.options"]}
 
 
 def _check_files(words: Sequence[str], config: type) -> None:
     """Raise a ValueError that names the file, where jsonargparse would name its own classes."""
     sections = [field.name for field in dataclasses.fields(config) if dataclasses.is_dataclass(field.type)]
-    after_flag = [word for flag, word in pairwise(words) if flag == "--config"]
-    joined = [word.removeprefix("--config=") for word in words if word.startswith("--config=")]
-    for path in map(Path, after_flag + joined):
-        _check_file(path, sections)
+    for word in words:
+        if word.startswith("--config="):
+            _check_file(Path(word.removeprefix("--config=")), sections)
 
 
 def _check_file(path: Path, sections: Sequence[str]) -> None:
@@ -79,16 +83,10 @@ def _check_file(path: Path, sections: Sequence[str]) -> None:
             raise ValueError(f"{path}: {name} {expected}, got {content[name]!r}")
 
 
-def _bare_flags(arguments: Sequence[str]) -> list[str]:
-    """Let ``--resume`` stand for ``--resume true``: a switch without a value is what people type."""
-    words = []
-    for word, following in pairwise([*arguments, "--"]):
-        if word in _SWITCHES and following.startswith("--"):
-            word = f"{word}=true"
-        words.append(word)
-    return words
-
-
-def _in_plain_words(message: str) -> str:
-    # jsonargparse speaks of parser keys.
-    return message.replace("Parser key ", "setting ").replace(":\n", ": ")
+def _in_plain_words(message: str, types: dict[str, Any]) -> str:
+    """Say what a setting must be, where jsonargparse names classes of Python."""
+    named = re.search(r'Parser key "([\w.]+)"', message)
+    got = re.findall(r"(?:Got|Given) value: (.*)", message)
+    if named and got and named[1] in types:
+        return f"{named[1]} must be {in_words(types[named[1]])}, got {got[-1]}"
+    return message.replace("Parser key ", "setting ")

@@ -32,19 +32,22 @@ class ModelConfig:
             ``stoch_depth_probability`` is given.
         ramp_epochs: epochs over which the survival probabilities fall from 1 to the model's own; 0: none.
         mult_flag: scale branches by their survival probability in evaluation, as in the paper.
-        mode: ``"batch"`` (the paper), ``"row"`` or ``"subset"``.
-        rescale: ``"eval"``, ``"train"`` or ``"none"``; none given: follows ``mult_flag``.
-        depth_rule: ``"inclusive"`` or ``"paper"``.
+        mode: what one gate decides: a branch for the whole ``batch`` (the paper), for each ``row``, or for a ``subset``
+            of neighbouring rows of nearly constant size.
+        rescale: where branches are scaled: in evaluation (``eval``), in training (``train``) or nowhere (``none``);
+            none given: follows ``mult_flag``.
+        depth_rule: ``inclusive`` begins at the first probability; ``paper`` drops the first block too.
         masked: compute every branch and zero rows of it, as timm does: the baseline of comparisons. Needs ``mode=row``
             and ``rescale=train``.
         sync_gates: all processes draw the same gates.
         sync_batchnorm: batch-norm statistics over all processes (GPUs only); needs ``sync_gates``.
-        weights: file, URL or name of weights to start from.
+        weights: file, folder of a run, URL or name of weights to start from; they bring along the builder where
+            ``name`` is not given.
         weights_prefix: beginning of the names of the network in weights of several, such as ``encoder_q.``; none given:
             the one under which they fit.
         num_classes: length of the output; none given: the classes of the data set.
         frozen_stem: keep the first convolution and its batch norm as they are loaded.
-        checkpoint_stages: recompute activations in the backward pass, to save memory; see :class:`Stage`.
+        checkpoint_stages: recompute activations in the backward pass, to save memory.
         options: further arguments of the builder, such as ``shortcut`` or ``zero_init_residual``.
     """
 
@@ -143,9 +146,9 @@ class DataConfig:
         mixup_mode: one mixture a ``"batch"``, ``"pair"`` or ``"elem"`` (image).
         mixup_off_epoch: epochs after which nothing is mixed; 0: never.
         sampling: ``"shuffled"``: each image once an epoch; ``"balanced"``: each class as often as the others.
-        mean: of each channel, in [0, 1]; none given: measured on the training images, or in an evaluation what the
+        mean: mean of each channel, in [0, 1]; none given: measured on the training images, or in an evaluation what the
             weights were trained with, where their file says so.
-        std: of each channel; goes with ``mean``.
+        std: standard deviation of each channel; goes with ``mean``.
         unreadable: ``"stop"`` at an image that cannot be read, or ``"skip"`` it with a warning.
         changed: with ``resume``, ``"stop"`` where the images are not those that the run began with, or ``"accept"``
             as many others with a warning: a mended image, say.
@@ -228,33 +231,33 @@ class OptimConfig:
         lr: peak learning rate, for the global batch.
         opt: optimizer of timm by name, such as ``adamw``, ``lamb`` or ``sgd``, without weight decay on norms and
             biases; none given: the paper's SGD.
-        opt_eps: none given: that of the optimizer.
-        opt_betas: none given: those of the optimizer.
+        opt_eps: small number in the denominator of the optimizer; none given: its own.
+        opt_betas: decay rates of the optimizer's averages; none given: its own.
         opt_args: further arguments of the optimizer.
         layer_decay: factor of the learning rate from each layer to the one before it; needs ``opt``.
         sched: schedule of timm by name, such as ``cosine``, ``multistep``, ``poly`` or ``constant``, with a linear
             warm-up; none given: ``schedule``.
         sched_on_updates: timm's schedule moves after each step instead of each epoch.
-        min_lr: at the end of timm's schedule.
-        decay_epochs: of timm's ``step``; none given: timm's own.
-        decay_rate: of timm's ``step`` and ``multistep``; the power of ``poly``.
+        min_lr: learning rate at the end of timm's schedule.
+        decay_epochs: epochs between decays of timm's ``step``; none given: timm's own.
+        decay_rate: factor of timm's ``step`` and ``multistep``; the power of ``poly``.
         sched_args: further arguments of ``timm.scheduler.create_scheduler_v2``, such as ``decay_milestones``.
         schedule: ``"step"`` multiplies by ``gamma`` after each of ``milestones``; ``"cosine"`` falls to 0;
             ``"onecycle"`` rises for three tenths of the run and falls to 0; ``"constant"``.
-        milestones: epochs.
+        milestones: epochs after which ``step`` multiplies.
         gamma: factor at a milestone.
         warmup_epochs: epochs at ``warmup_lr`` before ``schedule`` counts; it keeps its own time. With ``sched`` the
             learning rate rises from ``warmup_lr`` on a line.
-        warmup_lr: none given: 0.01 with ``schedule``, 1e-5 with ``sched``.
-        momentum: of SGD, and of the optimizers of timm that have one.
-        nesterov: Nesterov's momentum, of the paper's SGD.
-        dampening: of the momentum of the paper's SGD; 0 with ``nesterov``.
+        warmup_lr: learning rate of the warm-up; none given: 0.01 with ``schedule``, 1e-5 with ``sched``.
+        momentum: momentum of SGD, and of the optimizers of timm that have one.
+        nesterov: take Nesterov's momentum, in the paper's SGD.
+        dampening: dampening of the momentum of the paper's SGD; 0 with ``nesterov``.
         weight_decay: L2 penalty on all parameters; with ``opt`` that of the optimizer.
         clip_grad: most that the gradients may be, as ``clip_mode`` measures them; none given: no limit.
         clip_mode: ``"norm"`` of all gradients together, or ``"value"`` of each.
         model_ema: evaluate and keep an exponential moving average of the weights.
-        model_ema_decay: of the average in each step.
-        model_ema_warmup: the decay rises from 0 to its value.
+        model_ema_decay: share of the old average that each step keeps.
+        model_ema_warmup: let the decay rise from 0 to its value.
         label_smoothing: share of the target spread over all classes.
         class_weights: factor of the loss of each class, or ``"balanced"``: in inverse proportion to its training
             images, 1 on average over them; none given: 1.
@@ -321,12 +324,12 @@ class TrainConfig:
         optim: the optimizer.
         epochs: passes over the training images.
         batch_size: images a step, over all processes and micro-batches.
-        seed: of initial weights, data order, augmentation and gates; below 2**31.
+        seed: seed of initial weights, data order, augmentation and gates; below 2**31.
         output: folder of the run.
         resume: go on from the last checkpoint in ``output``, bit-exactly; starts afresh where there is none.
-        precision: ``"no"`` (float32), ``"bf16"`` or ``"fp16"``.
+        precision: arithmetic of the network: ``no`` (float32), ``bf16`` or ``fp16``.
         cpu: leave a GPU alone.
-        deterministic: convolutions that repeat bit by bit on a GPU.
+        deterministic: choose convolutions that repeat bit by bit on a GPU.
         compile: compile the model with ``torch.compile``; passes that draw gates run in eager mode all the same.
         patience: epochs in a row without better validation accuracy that end the run; 0: never.
         checkpoint_minutes: minutes between checkpoints within an epoch; one is written after each epoch too.
@@ -334,7 +337,7 @@ class TrainConfig:
         test_each_epoch: evaluate the test images after each epoch, for the curve; no choice is made on them.
         stop_at_chance: epochs in a row at chance accuracy that stop the run; 0: never.
         log_steps: steps between updates of the progress bar; the loss is checked at these.
-        trackers: ``tensorboard``, ``wandb``, or any other that Accelerate knows.
+        trackers: where figures are logged: ``tensorboard``, ``wandb``, or any other that Accelerate knows.
         progress: show a progress bar.
     """
 
@@ -384,9 +387,9 @@ class EvaluateConfig:
     Attributes:
         model: the network; ``model.weights`` names what is evaluated.
         data: the images.
-        split: ``"test"``, ``"valid"`` or ``"train"``.
+        split: the images to evaluate: ``test``, ``valid`` or ``train``.
         batch_size: images a forward pass.
-        precision: ``"no"`` (float32), ``"bf16"`` or ``"fp16"``.
+        precision: arithmetic of the network: ``no`` (float32), ``bf16`` or ``fp16``.
         cpu: leave a GPU alone.
         json: print one line of JSON.
         report: folder that receives a page, ``index.html``, with accuracy by class, confusion matrix and the worst

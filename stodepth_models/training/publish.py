@@ -163,7 +163,8 @@ def _cycles(record: RunFolder) -> list[dict[str, Any]]:
     start = settings["model"]["weights"]
     if not start:
         return [cycle]
-    before = RunFolder(Path(start).parent)
+    path = Path(start)
+    before = RunFolder(path if path.is_dir() else path.parent)
     if not before.result.exists():  # weights of another origin
         return [cycle]
     return [*_cycles(before), cycle]

@@ -23,7 +23,7 @@ from .errors import CheckpointError, DownloadError
 from .files import write_atomically
 from .load import load_checkpoint
 from .names import CLASSIFIER
-from .sources import Source, read_checkpoint
+from .sources import RUN_FILES, Source, read_checkpoint
 
 logger = logging.getLogger("stodepth_models")
 
@@ -88,7 +88,8 @@ class HubModel(
         """Build a saved model again, with its weights, in evaluation mode.
 
         Args:
-            pretrained_model_name_or_path: folder that ``save_pretrained`` wrote, or repository on the Hub.
+            pretrained_model_name_or_path: folder that ``save_pretrained`` or a training run wrote, or repository on the
+                Hub.
             **options: ``revision``, ``token``, ``cache_dir``, ``force_download`` and ``local_files_only`` of
                 ``huggingface_hub``, and keyword arguments of the builder, which take the place of the saved ones and
                 change no evaluation output.
@@ -178,9 +179,12 @@ def _refuse_config(method: str, config: Any) -> None:
 def _files(source: str, remote: Mapping[str, Any]) -> tuple[Path, Path | None]:
     """Return the weights and, where there is one, the configuration in a folder or a repository."""
     if _is_folder(source):
-        if not is_file(Path(source, WEIGHTS)):
-            raise FileNotFoundError(f"the folder {source} holds no {WEIGHTS}")
-        return Path(source, WEIGHTS), Path(source, CONFIG)
+        if is_file(Path(source, WEIGHTS)):
+            return Path(source, WEIGHTS), Path(source, CONFIG)
+        for name in RUN_FILES:  # of a training run, whose config.json describes the run
+            if is_file(Path(source, name)):
+                return Path(source, name), None
+        raise FileNotFoundError(f"the folder {source} holds no {WEIGHTS}")
     try:
         weights = Path(hf_hub_download(source, WEIGHTS, **remote))
         try:

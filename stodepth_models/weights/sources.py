@@ -22,6 +22,7 @@ from .published import PublishedWeights
 Source: TypeAlias = WeightsEnum | str | Path | Mapping[str, Tensor] | Checkpoint
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".th", ".bin")
+RUN_FILES = ("best.safetensors", "last.safetensors")  # what a training run leaves in its folder
 
 
 def resolve_source(source: Any, enum: type[WeightsEnum] | None, owner: str, argument: str = "weights") -> Source:
@@ -102,9 +103,10 @@ def _existing(path: Path) -> Path:
     if not _exists(path):
         raise FileNotFoundError(f"there is no file {path}")
     if path.is_dir():
-        inside = next((path / name for name in HUB_FILES if (path / name).is_file()), None)
+        names = (*HUB_FILES, *RUN_FILES)
+        inside = next((path / name for name in names if (path / name).is_file()), None)
         if inside is None:
-            raise FileNotFoundError(f"the folder {path} holds no weights, looked for {', '.join(HUB_FILES)}")
+            raise FileNotFoundError(f"the folder {path} holds no weights, looked for {', '.join(names)}")
         return inside
     if not path.is_file():
         raise FileNotFoundError(f"{path} is neither a file nor a folder")  # to open a named pipe would wait for ever

@@ -33,15 +33,50 @@ def test_flags_files_and_their_order(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("short", "long"),
+    [
+        ("--model resnet18 --lr 0.3 --batch-size 7", "--model.name=resnet18 --optim.lr=0.3 --batch_size=7"),
+        ("--model=resnet18 --data digits -o a", "--model.name=resnet18 --data.name=digits --output=a"),
+        ("--data pets --valid-size 3", "--data.name=folder --data.root=pets --data.valid_size=3"),
+        ("--prob-0-l 1 0.8 --trackers wandb", "--model.prob_0_L=[1,0.8] --trackers=[wandb]"),
+        ("--prob_0_L [1.0, 0.8]", "--model.prob_0_L=[1.0,0.8]"),
+        ("--prob_0_L 1,0.8 --mean null", "--model.prob_0_L=[1,0.8]"),
+        ("--masked --mode row --rescale train", "--model.masked=true --model.mode=row --model.rescale=train"),
+        ("--options.shortcut B --resume", "--model.options.shortcut=B --resume=true"),
+    ],
+)
+def test_short_forms_are_the_long_ones(short, long):
+    assert parse(TrainConfig, short.split()) == parse(TrainConfig, long.split()) != TrainConfig()
+
+
+@pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        ("--data.nme x", "unrecognized arguments: --data.nme"),
-        ("--see 3", "--see"),
-        ("--seed x", '"seed"'),
-        ("--epochs 1.5", '"epochs"'),
+        ("--data.nme x", "there is no --data.nme; did you mean --data.name?"),
+        ("--see 3", "there is no --see; did you mean --seed?"),
+        ("--learning-rate 3", "there is no --learning-rate; did you mean --optim.lr?"),
+        ("--dataset pets", "there is no --dataset; did you mean --data?"),
+        ("--name resnet18", "--name may be --model.name or --data.name: give the whole name"),
+        ("--seed x", "seed must be a whole number, got x"),
+        ("--epochs 1.5", "epochs must be a whole number, got 1.5"),
+        ("--epochs", "--epochs needs a value: a whole number"),
         ("--epochs 0", "epochs must be at least 1, got 0"),
-        ("--data.name mnist", "fashion_mnist"),
-        ("--model.prob_0_L [1]", "2 elements"),
+        ("--batch-size 3 4", "--batch_size takes one value, got 3, 4; quote a value with spaces"),
+        (
+            "--data.name mnist",
+            "data.name must be one of cifar10, cifar100, svhn, cinic10, folder, imagenet, f",
+        ),
+        ("--data cfar10", "there is no data set, folder or archive cfar10; did you mean cifar10?"),
+        ("--model resnet21", "model.name: no model 'resnet21' in the zoo; did you mean resnet"),
+        ("--prob_0_L 0.5", "model.prob_0_L must be two numbers such as [1.0,0.5], got [0.5]"),
+        ("--model.prob_0_L [1]", "model.prob_0_L must be two numbers such as [1.0,0.5], got [1]"),
+        ("--mean 0.5", "data.mean must be three numbers such as [0.5,0.5,0.5], or null, got [0.5]"),
+        ("--milestones a", "optim.milestones must be whole numbers such as [30,40], got a"),
+        ("--model.rescale no", "model.rescale must be one of eval, train, none, or null, got no"),
+        ("--resume maybe", "resume must be true or false, got maybe"),
+        ("--options shortcut=B", "model.options must be names and values such as {shortcut: B}, got shortcut=B"),
+        ("short_digits", "short_digits stands alone: did you mean --config short_digits?"),
+        ("pets --epochs 3", "pets stands alone: settings are given as --name value"),
         ("--model.prob_0_L [1,2]", "model.prob_0_L must be in [0, 1], got 2.0"),
         ("--model.name cifar_resnet21", "did you mean cifar_resnet"),
         ("--model.name cifar_resnet20 --model.sync_batchnorm true", "add model.sync_gates=true"),
@@ -125,8 +160,9 @@ def run_train(*arguments, before="pass"):
 
 def test_help_describes_the_settings():
     shown = run_train("--help").stdout
-    assert re.search(r"--epochs EPOCHS +passes over the training images", shown)
-    assert re.search(r"--optim\.lr LR +peak learning rate", shown)
+    assert re.search(r"--epochs EPOCHS +Passes over the training images\. Default: 30\.\n", shown)
+    assert re.search(r"--optim\.lr LR +Peak learning rate", shown)
+    assert not re.search(r":class:|``|Optional|Literal|tuple|<class|Path to a configuration", shown)
 
 
 @pytest.mark.parametrize("package", ["jsonargparse", "accelerate", "matplotlib"])

@@ -2,7 +2,7 @@
 
     stodepth convert resnet20-12fca82f.th converted/            # what save_pretrained writes
     stodepth convert resnet20-12fca82f.th resnet20.safetensors  # and resnet20.json beside it
-    stodepth convert trained/model.safetensors resnet50.pth     # a plain one, for torchvision
+    stodepth convert runs/pets resnet50.pth                     # a plain one, for torchvision
 
 The evaluation function stays. A torchvision file holds a network of constant depth: evaluation scales are folded in.
 """
@@ -14,30 +14,44 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torchvision.models import get_model
+from torchvision.models import get_model, get_model_weights
 
 from ...blocks.fold import fold_rescale
 from ...blocks.surgery import to_torchvision
 from ...cifar_network import CifarResNet
 from ...weights.checkpoint import Checkpoint, write_file
-from ...weights.config import Configured, config_of
+from ...weights.config import config_of
 from ...weights.guess import guess_builder
 from ...weights.hub import CONFIG, WEIGHTS, rebuild
 from ...weights.load import load_checkpoint
 from ...weights.sources import read_checkpoint, resolve_source
 from ...zoo import full_name
+from ..flags import Parser
 
 PLAIN = (".pth", ".pt", ".th")
 
 
 def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="stodepth convert", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = Parser("convert", __doc__ or "")
+    parser.add_argument(
+        "paths",
+        metavar="IN OUT",
+        nargs="+",
+        help=(
+            "IN: path, folder of a run, URL, hf://org/repo[/file][@revision], or name of weights. "
+            "OUT: folder, or file that ends in .safetensors, .pth, .pt or .th."
+        ),
     )
-    parser.add_argument("source", metavar="IN", help="path, URL, hf://org/repo[/file][@revision], or Enum.MEMBER")
-    parser.add_argument("target", metavar="OUT", type=Path, help="folder, .safetensors, or .pth, .pt, .th")
-    parser.add_argument("--model", metavar="NAME", help="builder, with or without its suffix; else told by the weights")
-    return parser.parse_args(words)
+    parser.add_argument("--weights", metavar="IN", help="The same as IN in the first place.")
+    parser.add_argument("--model", metavar="NAME", help="Builder, where the weights do not say it.")
+    options = parser.parse_words(words)
+    paths = list(options.paths)
+    if options.weights is not None:
+        paths.insert(0, options.weights)
+    if len(paths) != 2:
+        parser.error(f"IN and OUT are two places, got {', '.join(paths)}")
+    options.source, options.target = paths[0], Path(paths[1])
+    return options
 
 
 def build(checkpoint: Checkpoint, builder: str | None) -> Any:
@@ -58,7 +72,7 @@ def build(checkpoint: Checkpoint, builder: str | None) -> Any:
     return model
 
 
-def write(model: Configured, training: dict[str, Any], target: Path) -> None:
+def write(model: Any, training: dict[str, Any], target: Path) -> None:
     """Write the model, and in its configuration what a training run noted beside the weights."""
     if target.suffix in PLAIN:
         plain = model if isinstance(model, CifarResNet) else to_torchvision(model)
@@ -83,7 +97,8 @@ def main(words: Sequence[str]) -> None:
     """Parse, build the model of the weights, write it."""
     arguments = parse_arguments(words)
     builder = None if arguments.model is None else full_name(arguments.model)
-    source = resolve_source(arguments.source, None, "this command")
+    enum = None if builder is None else get_model_weights(builder)
+    source = resolve_source(arguments.source, enum, builder or "a model that is not named")
     checkpoint = read_checkpoint(source)
     model = build(checkpoint, builder)
     training = {key: value for key, value in (checkpoint.config or {}).items() if key == "training"}

@@ -11,5 +11,5 @@ DESCRIPTION = "Measure the accuracy of weights on a data set."
 
 def main(words: Sequence[str]) -> None:
     """Parse, evaluate, print."""
-    config = parse(EvaluateConfig, words, DESCRIPTION, "stodepth evaluate")
+    config = parse(EvaluateConfig, words, DESCRIPTION, "evaluate")
     print(report(evaluate_weights(config), config.json))

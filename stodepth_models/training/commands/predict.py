@@ -1,6 +1,7 @@
 """Classify images: the five most likely classes of each, as a table or as JSON.
 
-    stodepth predict --model cifar_resnet20 --weights CIFAR10_JPEG_V1 cat.png photos/
+    stodepth predict --weights runs/pets cat.png photos/
+    stodepth predict --model cifar_resnet20 --weights CIFAR10_JPEG_V1 cat.png
 
 Folders are searched for images. Images are prepared as for the training of the weights, where that is known, else as is
 usual for the family of the model.
@@ -25,22 +26,24 @@ from ...weights.hub import saved_arguments
 from ...weights.published import CifarResNet20_Weights
 from ...weights.sources import Source, read_checkpoint, resolve_source, saved_preprocessing
 from ...zoo import full_name
+from ..builders import builder_of
 from ..data.folders import images_below
 from ..data.images import IMAGES, open_rgb, resized, warn_of_unused_bits
 from ..errors import SettingsError
+from ..flags import Parser
 
 
 def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="stodepth predict", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = Parser("predict", __doc__ or "")
+    parser.add_argument("images", metavar="IMAGE", nargs="+", type=Path, help="Image file, or folder of images.")
+    parser.add_argument(
+        "--weights", metavar="W", required=True, help="Name, path, folder of a run, URL or hf:// address of weights."
     )
-    parser.add_argument("images", metavar="IMAGE", nargs="+", type=Path, help="image file, or folder of images")
-    parser.add_argument("--model", metavar="NAME", required=True, help="builder, with or without its suffix")
-    parser.add_argument("--weights", metavar="W", required=True, help="name, path, URL or hf:// address of weights")
-    parser.add_argument("--batch-size", type=int, default=64, help="images a forward pass (default: %(default)s)")
-    parser.add_argument("--top", type=int, default=5, help="classes an image (default: %(default)s)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object a line instead of a table")
-    return parser.parse_args(words)
+    parser.add_argument("--model", metavar="NAME", help="Builder, where the weights do not say it.")
+    parser.add_argument("--batch-size", type=int, default=64, help="Images a forward pass. Default: %(default)s.")
+    parser.add_argument("--top", type=int, default=5, help="Classes an image. Default: %(default)s.")
+    parser.add_argument("--json", action="store_true", help="Print one JSON object a line instead of a table.")
+    return parser.parse_words(words)
 
 
 def find_images(paths: list[Path]) -> list[Path]:
@@ -58,15 +61,16 @@ def find_images(paths: list[Path]) -> list[Path]:
     return found
 
 
-def read(name: str, weights: str) -> Source:
-    """Return published weights, or the content of a file, which is read once."""
+def read(weights: str, model: str | None) -> tuple[str, Source, dict[str, Any]]:
+    """Return the builder, published weights or the content of a file, and the options that the weights need."""
+    if model is None:
+        name, options = builder_of(weights)
+    else:
+        name, options = full_name(model), {}
     source = resolve_source(weights, get_model_weights(name), name)
-    return source if isinstance(source, WeightsEnum) else read_checkpoint(source)
-
-
-def build(name: str, source: Source) -> nn.Module:
-    """Return the model with its weights, and with the options that their file says it was built with."""
-    return get_model(name, weights=source, **saved_arguments(name, source))
+    if not isinstance(source, WeightsEnum):
+        source = read_checkpoint(source)
+    return name, source, {**options, **saved_arguments(name, source)}
 
 
 def preprocessing(model: str, source: Source) -> Callable[[Image.Image], Tensor]:
@@ -115,9 +119,8 @@ def main(words: Sequence[str]) -> None:
         raise SettingsError("--batch-size and --top must be at least 1")
     paths = find_images(arguments.images)
     warn_of_unused_bits(paths)
-    name = full_name(arguments.model)
-    source = read(name, arguments.weights)
-    model = build(name, source).eval()
+    name, source, options = read(arguments.weights, arguments.model)
+    model = get_model(name, weights=source, **options).eval()
     transforms = preprocessing(name, source)
     for batch in batches(paths, arguments.batch_size):
         for result in predict(model, transforms, batch, arguments.top):

@@ -1,6 +1,6 @@
 """Publish what a run has trained: its best weights, their entry in the index, and the tables made from the index.
 
-    stodepth publish runs/resnet20 --name CIFAR10_JPEG_V1 --default --root cifar10-jpeg.tar.xz \\
+    stodepth publish runs/resnet20 --name CIFAR10_JPEG_V1 --default --data cifar10-jpeg.tar.xz \\
         --recipe configs/zoo_cifar10.yaml --commit cf76ef6 --machine "2 CPU cores" --images "32x32 photographs."
     stodepth publish  # the tables alone, after an edit of the index
 """
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ...weights.published import shipped_folder
 from ..errors import SettingsError
+from ..flags import Parser
 from ..publish import Origin, model_table, publish, training_table
 from ..report.tables import fill_in
 
@@ -25,7 +26,7 @@ def main(words: Sequence[str]) -> None:
     root = _checkout()
     if options.run is not None:
         origin = Origin(options.recipe, options.commit, options.machine, options.images)
-        entry = publish(options.run, root / "weights", options.name, options.default, options.root, origin)
+        entry = publish(options.run, root / "weights", options.name, options.default, options.data, origin)
         print(f"weights/{entry['file']}: top-1 {entry['acc@1']:.2f} % on {entry['dataset']}")
     entries = json.loads((root / "weights" / "index.json").read_text(encoding="utf-8"))["weights"]
     for page, tables in PAGES.items():
@@ -44,20 +45,18 @@ def _checkout() -> Path:
 
 
 def _parse(words: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="stodepth publish", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("run", nargs="?", type=Path, help="folder of a finished run")
-    parser.add_argument("--name", help="member of the builder's enum, such as CIFAR10_JPEG_V1")
-    parser.add_argument("--default", action="store_true", help="what pretrained=True loads")
-    parser.add_argument("--root", type=Path, help="data set of the run: its test images are evaluated anew")
-    parser.add_argument("--recipe", help="file of settings of the run, in this repository")
-    parser.add_argument("--commit", help="that the run was trained with")
-    parser.add_argument("--machine", help="that the run was trained on")
-    parser.add_argument("--images", help="a sentence about the data set")
-    options = parser.parse_args(words)
+    parser = Parser("publish", __doc__ or "")
+    parser.add_argument("run", nargs="?", type=Path, help="Folder of a finished run.")
+    parser.add_argument("--name", help="Name of the weights, such as CIFAR10_JPEG_V1.")
+    parser.add_argument("--default", action="store_true", help="These are what pretrained=True loads.")
+    parser.add_argument("--data", "--root", type=Path, help="Data set of the run: its test images are evaluated anew.")
+    parser.add_argument("--recipe", help="File of settings of the run, in this repository.")
+    parser.add_argument("--commit", help="Commit that the run was trained with.")
+    parser.add_argument("--machine", help="Machine that the run was trained on.")
+    parser.add_argument("--images", help="A sentence about the data set.")
+    options = parser.parse_words(words)
     if options.run is not None:
-        needed = ("name", "root", "recipe", "commit", "machine", "images")
+        needed = ("name", "data", "recipe", "commit", "machine", "images")
         missing = [name for name in needed if getattr(options, name) is None]
         if missing:
             parser.error(f"a run needs --{' --'.join(missing)}")

@@ -1,23 +1,23 @@
 """``stodepth report``: turn runs into tables and plots."""
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..flags import Parser
 from ..report.page import write_report
 from ..report.tables import fill_in
 
 
 def main(words: Sequence[str]) -> None:
     """Parse and write."""
-    parser = argparse.ArgumentParser(prog="stodepth report", description="Turn runs into tables and plots.")
-    parser.add_argument("runs", type=Path, help="folder of runs, at any depth")
-    parser.add_argument("-o", "--output", type=Path, default=Path("report"), help="folder of the report")
+    parser = Parser("report", "Turn runs into tables and plots: stodepth report runs/ -o report/")
+    parser.add_argument("runs", type=Path, help="Folder of runs, at any depth.")
+    parser.add_argument("-o", "--output", type=Path, default=Path("report"), help="Folder of the report.")
     parser.add_argument(
-        "--processor-time", action="store_true", help="compare processor time: for runs that shared a CPU with others"
+        "--processor-time", action="store_true", help="Compare processor time: for runs that shared a CPU with others."
     )
-    parser.add_argument("--page", type=Path, help="Markdown page that shows the tables between its markers")
-    options = parser.parse_args(words)
+    parser.add_argument("--page", type=Path, help="Markdown page that shows the tables between its markers.")
+    options = parser.parse_words(words)
     report = write_report(options.runs, options.output, options.processor_time)
     if options.page is not None:
         text = options.page.read_text(encoding="utf-8")

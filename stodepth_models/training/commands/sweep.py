@@ -1,9 +1,9 @@
 """Run a recipe over seeds and settings.
 
-    stodepth sweep short_digits --seeds 1..5 --grid 'model.prob_0_L=[[1,1],[1,.5]]'
+    stodepth sweep short_digits --seeds 1..5 --grid 'prob_0_L=[[1,1],[1,.5]]' --epochs 5
 
 Runs that are finished are skipped, runs that were stopped go on. --print shows the commands instead, --slurm FILE
-writes a job array. Arguments after -- go to every run.
+writes a job array. Settings of stodepth train, such as --epochs, and what stands after -- go to every run.
 """
 
 import argparse
@@ -13,8 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..config import TrainConfig
 from ..errors import SettingsError
+from ..flags import Parser
 from ..run.train import EXIT_RESUME_ME
+from ..settings import as_settings, setting_types, whole_name
 from ..slurm import Cluster, slurm_script
 from ..sweep import parse_grid, parse_seeds, plan, run_all
 
@@ -28,7 +31,7 @@ def main(words: Sequence[str]) -> int:
     given = [name for name, value in _cluster_options(options).items() if value is not None]
     if given and not options.slurm:
         raise SettingsError(f"--{given[0]} is for a SLURM job: add --slurm FILE")
-    seeds, grid = parse_seeds(options.seeds), parse_grid(options.grid)
+    seeds, grid = parse_seeds(options.seeds), _whole_names(parse_grid(options.grid))
     runs = plan(options.configs, seeds, grid, options.output, extra)
     program = [*shlex.split(options.launcher), *TRAIN]
     if options.slurm:
@@ -44,25 +47,67 @@ def main(words: Sequence[str]) -> int:
     return 0
 
 
+def _whole_names(grid: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    types = setting_types(TrainConfig)
+    return {whole_name("model.name" if key == "model" else key, types): values for key, values in grid.items()}
+
+
 def _cluster_options(options: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(options, name) for name in ("partition", "account", "time", "nodes")}
 
 
 def _parse(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    parser = argparse.ArgumentParser(
-        prog="stodepth sweep", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    """Return the options of the sweep, and the settings of its runs."""
+    parser = Parser("sweep", __doc__ or "")
+    parser.add_argument("configs", metavar="RECIPE", nargs="+", type=Path, help="YAML file, or name of a recipe.")
+    parser.add_argument("--seeds", default="0", help="Seeds such as 1..5 or 1,2,7. Default: 0.")
+    parser.add_argument(
+        "--grid", action="append", default=[], metavar="KEY=[VALUES]", help="Values of a setting; may be repeated."
     )
-    parser.add_argument("configs", nargs="+", type=Path, help="YAML files of settings")
-    parser.add_argument("--seeds", default="0", help="1..5 or 1,2,7")
-    parser.add_argument("--grid", action="append", default=[], metavar="KEY=[VALUES]", help="may be given repeatedly")
-    parser.add_argument("-o", "--output", type=Path, default=Path("runs"), help="folder of the runs")
-    parser.add_argument("--launcher", default=sys.executable, help="such as 'torchrun --nproc-per-node 4'")
-    parser.add_argument("--print", action="store_true", help="print the commands of the runs that are left")
-    parser.add_argument("--slurm", type=Path, metavar="FILE", help="write a SLURM job array")
-    parser.add_argument("--partition", help="of the job array; none given: the cluster's default")
-    parser.add_argument("--account", help="of the job array; none given: the user's default")
-    parser.add_argument("--time", help="limit of a task of the job array, such as 24:00:00, the default, or 2-12")
-    parser.add_argument("--nodes", type=int, help="machines a run; above 1 the launcher must be torchrun")
-    arguments = list(words)
-    cut = arguments.index("--") if "--" in arguments else len(arguments)
-    return parser.parse_args(arguments[:cut]), arguments[cut + 1 :]
+    parser.add_argument("-o", "--output", type=Path, default=Path("runs"), help="Folder of the runs. Default: runs.")
+    parser.add_argument(
+        "--launcher", default=sys.executable, help="What starts a run, such as 'torchrun --nproc-per-node 4'."
+    )
+    parser.add_argument("--print", action="store_true", help="Print the commands of the runs that are left.")
+    parser.add_argument("--slurm", type=Path, metavar="FILE", help="Write a SLURM job array.")
+    parser.add_argument("--partition", help="Partition of the job array. Default: the cluster's.")
+    parser.add_argument("--account", help="Account of the job array. Default: the user's.")
+    parser.add_argument("--time", help="Time limit of a task of the job array, such as 2-12. Default: 24:00:00.")
+    parser.add_argument("--nodes", type=int, help="Machines a run; above 1 the launcher must be torchrun. Default: 1.")
+    types = setting_types(TrainConfig)
+    before, after = list(words), []
+    if "--" in words:
+        cut = before.index("--")
+        before, after = before[:cut], before[cut + 1 :]
+    own, settings = _split(before, parser.flags, types)
+    options = parser.parse_words(own)
+    return options, as_settings([*settings, *after], types)
+
+
+def _split(words: Sequence[str], flags: Sequence[str], types: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """Part the words of the sweep from the settings of its runs, such as ``--epochs 3``."""
+    own: list[str] = []
+    settings: list[str] = []
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("--"):
+            own.append(word)
+            continue
+        typed, equals, value = word.removeprefix("--").partition("=")
+        name = whole_name(typed, types, (*flags, "config"))
+        if name == "config":
+            own += [value] if equals else []
+        elif name in flags:
+            own.append(word)
+        else:
+            settings.append(word)
+            settings += _values_of(types.get(name), equals, rest)
+    return own, settings
+
+
+def _values_of(kind: Any, equals: str, rest: list[str]) -> list[str]:
+    """Take the words off ``rest`` that are the value of a flag of this type."""
+    if equals or (kind is bool and rest[:1] not in (["true"], ["false"])):
+        return []
+    return [rest.pop(0)] if rest else []

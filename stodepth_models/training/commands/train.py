@@ -11,4 +11,4 @@ DESCRIPTION = "Train or fine-tune a model of the zoo: stodepth train --config sh
 
 def main(words: Sequence[str]) -> int:
     """Parse and train; the exit code says whether the run is finished."""
-    return train(parse(TrainConfig, words, DESCRIPTION, "stodepth train"))
+    return train(parse(TrainConfig, words, DESCRIPTION, "train"))

@@ -1,9 +1,9 @@
 """``stodepth weights``: the weights that are published, and how to load them."""
 
-import argparse
 from collections.abc import Sequence
 
 from ...weights.published import list_weights
+from ..flags import Parser
 
 _HOW = """
 Those of the CIFAR family whose data are called CIFAR-10 (JPEG) ship with the package, the others are downloaded.
@@ -19,9 +19,7 @@ From the shell:
 
 def main(words: Sequence[str]) -> None:
     """Parse and list."""
-    parser = argparse.ArgumentParser(
-        prog="stodepth weights", description="List the weights that ship, and how to load them. Nothing is downloaded."
-    )
-    parser.parse_args(words)
+    parser = Parser("weights", "List the weights that are published, and how to load them. Nothing is downloaded.")
+    parser.parse_words(words)
     print(list_weights())
     print(_HOW)

@@ -1,0 +1,101 @@
+"""Flags as people type them: ``-`` for ``_``, the end of a long name for all of it, and a hint where one is wrong."""
+
+import argparse
+from collections.abc import Sequence
+from typing import NoReturn
+
+from ..checks import did_you_mean
+from .errors import SettingsError
+
+# Names that other projects have for a setting.
+_ELSEWHERE = {
+    "arch": "model", "architecture": "model", "ckpt": "weights", "checkpoint": "weights", "pretrained": "weights",
+    "batch": "batch_size", "bs": "batch_size", "learning_rate": "lr", "num_epochs": "epochs", "wd": "weight_decay",
+    "dataset": "data", "data_dir": "data", "data_path": "data", "dir": "output", "output_dir": "output",
+    "out": "output", "num_workers": "workers", "device": "cpu", "topk": "top",
+}  # fmt: skip
+
+
+def find_flag(typed: str, known: Sequence[str]) -> str:
+    """Return the flag that a typed one means; ``-`` and ``_`` and upper and lower case are alike.
+
+    Args:
+        typed: without dashes in front; the last part of a name with dots, such as ``lr``, where only one has it.
+        known: all names, as they are written.
+
+    Raises:
+        SettingsError: no flag is meant, or several.
+    """
+    wanted = _alike(typed)
+    for name in known:
+        if _alike(name) == wanted:
+            return name
+    ends = [name for name in known if _last_part(name) == wanted]
+    if len(ends) == 1:
+        return ends[0]
+    if ends:
+        raise SettingsError(f"--{typed} may be --{' or --'.join(ends)}: give the whole name")
+    parts = [f"there is no --{typed}"]
+    hint = _hint(wanted, known)
+    if hint:
+        parts.append(hint)
+    raise SettingsError("; ".join([*parts, "--help lists what there is"]))
+
+
+def _hint(wanted: str, known: Sequence[str]) -> str:
+    names = {_alike(name): f"--{name}" for name in known}
+    for name in known:
+        names.setdefault(_last_part(name), f"--{name}")
+    if _ELSEWHERE.get(wanted) in names:
+        return f"did you mean {names[_ELSEWHERE[wanted]]}?"
+    near = did_you_mean(wanted, names)
+    if not near:
+        return ""
+    return f"did you mean {names[near.removeprefix('did you mean ').removesuffix('?')]}?"
+
+
+def _alike(name: str) -> str:
+    return name.replace("-", "_").lower()
+
+
+def _last_part(name: str) -> str:
+    return _alike(name).rpartition(".")[2]
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser of the standard library that takes flags as :func:`find_flag` does, and complains in one line.
+
+    Args:
+        command: name of the command.
+        description: shown by ``--help`` as it is written.
+    """
+
+    def __init__(self, command: str, description: str) -> None:
+        super().__init__(
+            prog=f"stodepth {command}", description=description, allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )  # fmt: skip
+
+    def parse_words(self, words: Sequence[str]) -> argparse.Namespace:
+        """Return the values of the arguments.
+
+        Raises:
+            SettingsError: an argument is missing, unknown or wrong.
+        """
+        return self.parse_intermixed_args([self._spelled_out(word) for word in words])
+
+    @property
+    def flags(self) -> list[str]:
+        """Names of all flags, without their dashes."""
+        written = [string for action in self._actions for string in action.option_strings]
+        return [string.removeprefix("--") for string in written if string.startswith("--")]
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of printing the usage: a command ends with one line."""
+        raise SettingsError(f"{message.removeprefix('argument ')}; stodepth {self.prog.split()[-1]} --help says more")
+
+    def _spelled_out(self, word: str) -> str:
+        if not word.startswith("--") or word == "--":
+            return word
+        name, *value = word.removeprefix("--").split("=", 1)
+        return "=".join([f"--{find_flag(name, self.flags)}", *value])
