@@ -43,7 +43,8 @@ def parse(
         words = as_settings(sys.argv[1:] if arguments is None else arguments, types)
         _check_files(words, config)
         settings = parser.parse_args(words)
-        _name_builder(settings, parser.parse_args(words, defaults=False))
+        if settings["model.weights"] is not None:
+            _name_builder(settings, parser.parse_args(words, defaults=False))
         values = parser.instantiate(settings)
         return config(**{key: value for key, value in vars(values).items() if key != "config"})
     except (ArgumentError, OSError, TypeError, ValueError) as error:
@@ -52,11 +53,10 @@ def parse(
 
 def _name_builder(settings: Namespace, given: Namespace) -> None:
     """Let weights say which builder they belong to, where neither a flag nor a file names one."""
-    weights = given.get("model.weights")
-    if weights is None or given.get("model.name") is not None:
+    if given.get("model.name") is not None:
         return
     try:
-        settings["model.name"], options = builder_of(weights, default=settings["model.name"])
+        settings["model.name"], options = builder_of(settings["model.weights"], default=settings["model.name"])
     except FileNotFoundError:  # a sweep may be planned before its weights are there; a run looks again
         return
     settings["model.options"] = {**options, **settings["model.options"]}

@@ -14,6 +14,10 @@ _SECTIONS = {
 class PlainHelp(DefaultHelpFormatter, RawDescriptionHelpFormatter):
     """A description as it is written, and for each setting a sentence and its default without types of Python."""
 
+    def start_section(self, heading: str | None) -> None:
+        """Name a group of settings, without the marks of a docstring."""
+        super().start_section((heading or "").replace("``", ""))
+
     def _get_help_string(self, action: Action) -> str:
         if action.dest in _SECTIONS:
             return _SECTIONS[action.dest]

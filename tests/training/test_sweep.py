@@ -132,6 +132,8 @@ def test_long_values_reach_a_run_whole(tmp_path):
     [
         (["--grid=optim.lr=[[1,1]"], "error: --grid must be like optim.lr=[0.1,0.2], got 'optim.lr=[[1,1]'\n"),
         (["--seeds=a"], "error: --seeds must be like 1..5 or 1,2,7, got 'a'\n"),
+        (["--sedes=1"], "error: there is no --sedes; did you mean --seeds?; --help lists what there is\n"),
+        (["--epoch=1"], "error: there is no --epoch; did you mean --epochs?; --help lists what there is\n"),
     ],
 )
 def test_a_wrong_option_is_one_line_and_code_2(arguments, message, monkeypatch, capsys):
@@ -229,6 +231,25 @@ def test_the_command_prints_what_is_left(tmp_path, monkeypatch, capsys):
     assert len(out) == 4
     assert "--epochs=2" in shlex.split(out[3])
     assert "--model.prob_0_L=[1, 0.5]" in shlex.split(out[3])
+
+
+def test_settings_of_the_runs_stand_among_the_options_of_the_sweep(tmp_path, monkeypatch, capsys):
+    words = ["--epochs", "2", "--print", "short_digits", "--lr=0.3", "--cpu", "-o", str(tmp_path), "--grid"]
+    assert command(monkeypatch, *words, "options.shortcut=[A,B]", "--grid=model=[resnet18]", "--", "--mode", "row") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2
+    expected = ["--config=short_digits", "--epochs=2", "--optim.lr=0.3", "--cpu=true", "--model.mode=row",
+                "--model.options.shortcut=A", "--model.name=resnet18", "--seed=0"]  # fmt: skip
+    assert shlex.split(lines[0])[4:-2] == expected
+
+
+def test_a_reader_that_has_seen_enough_ends_the_command_quietly(tmp_path):
+    words = f"sweep short_digits --seeds 1..12 --print -o {tmp_path} --label {10_000 * 'a'}"  # more than a pipe holds
+    shell = f"{shlex.quote(sys.executable)} -m stodepth_models {words} | head -n 1"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(shell, shell=True, capture_output=True, text=True, env=environment)
+    assert done.stdout.count("\n") == 1
+    assert done.stderr == ""
 
 
 def test_a_log_folder_stands_in_a_job_array_as_sbatch_reads_it(tmp_path):

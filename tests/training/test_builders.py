@@ -1,0 +1,73 @@
+"""Weights say which builder they belong to, from whatever place they come."""
+
+import pytest
+import torch
+import torchvision
+
+import stodepth_models as sdm
+from stodepth_models.training.builders import builder_of
+from stodepth_models.training.cli import parse
+from stodepth_models.training.config import EvaluateConfig, TrainConfig
+from stodepth_models.weights.checkpoint import write_file
+from stodepth_models.weights.config import config_of
+
+SUFFIX = "_stodepth_lineardecay"
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A folder as a run leaves it: the best weights, the last ones, and a configuration that is no model's."""
+    for name, classes in (("best", 3), ("last", 4)):
+        model = sdm.cifar_resnet32_stodepth_lineardecay(num_classes=classes)
+        write_file(tmp_path / f"{name}.safetensors", model.state_dict(), config_of(model))
+    (tmp_path / "config.json").write_text('{"settings": {}}')
+    return tmp_path
+
+
+def test_a_run_folder_is_its_best_weights_everywhere(run):
+    assert builder_of(str(run)) == ("cifar_resnet32" + SUFFIX, {})
+    assert sdm.cifar_resnet32_stodepth_lineardecay(weights=run).fc.out_features == 3
+    assert sdm.CifarResNet.from_pretrained(run).fc.out_features == 3
+    (run / "best.safetensors").unlink()
+    assert sdm.cifar_resnet32_stodepth_lineardecay(weights=str(run)).fc.out_features == 4
+    assert sdm.CifarResNet.from_pretrained(run).fc.out_features == 4
+
+
+@pytest.mark.parametrize("config", [TrainConfig, EvaluateConfig])
+def test_weights_name_the_model_where_nobody_else_does(run, config, tmp_path):
+    weights = ["--weights", str(run)]
+    assert parse(config, weights).model.name == "cifar_resnet32" + SUFFIX
+    assert parse(config, [*weights, "--model=cifar_resnet20"]).model.name == "cifar_resnet20" + SUFFIX
+    (tmp_path / "a.yaml").write_text("model:\n  name: cifar_resnet44")
+    assert parse(config, [f"--config={tmp_path / 'a.yaml'}", *weights]).model.name == "cifar_resnet44" + SUFFIX
+
+
+def test_shapes_name_the_builder_and_its_options_where_the_file_says_nothing(tmp_path):
+    torch.save(sdm.cifar_resnet44_stodepth_lineardecay(shortcut="B").state_dict(), tmp_path / "a.pth")
+    torch.save(torchvision.models.resnet34().state_dict(), tmp_path / "b.pth")
+    assert builder_of(str(tmp_path / "a.pth")) == ("cifar_resnet44" + SUFFIX, {"shortcut": "B"})
+    assert builder_of(str(tmp_path / "b.pth"))[0] == "resnet34" + SUFFIX
+    config = parse(EvaluateConfig, [f"--weights={tmp_path / 'a.pth'}"])
+    assert config.model.options == {"shortcut": "B"}
+
+
+def test_names_of_published_weights():
+    assert builder_of("CifarResNet56_Weights.CIFAR10_JPEG_V1") == ("cifar_resnet56" + SUFFIX, {})
+    assert builder_of("ResNet101_Weights.IMAGENET1K_V2") == ("resnet101" + SUFFIX, {})
+    assert builder_of("CIFAR10_JPEG_V1", default="cifar_resnet20" + SUFFIX) == ("cifar_resnet20" + SUFFIX, {})
+    expected = "^CIFAR10_JPEG_V1 are weights of cifar_resnet20, cifar_resnet32, .*: say which with --model$"
+    with pytest.raises(ValueError, match=expected):
+        builder_of("CIFAR10_JPEG_V1")
+    with pytest.raises(ValueError, match="are weights of no model of the zoo: say which with --model"):
+        builder_of("ViT_B_16_Weights.IMAGENET1K_V1")
+
+
+def test_weights_that_are_not_there_yet_can_be_planned_with():
+    assert parse(TrainConfig, ["--weights=runs/before/last.safetensors"]).model.name == TrainConfig().model.name
+
+
+def test_weights_of_no_builder_ask_for_one(tmp_path, capsys):
+    torch.save({"a": torch.zeros(1)}, tmp_path / "odd.pth")
+    with pytest.raises(SystemExit, match="2"):
+        parse(TrainConfig, ["--weights", str(tmp_path / "odd.pth")])
+    assert "odd.pth matches no builder: name it with --model" in capsys.readouterr().err
