@@ -38,7 +38,7 @@ def in_words(kind: Any) -> str:
     """Return what a value of a type looks like, for the end of ``must be ...``."""
     options = [option for option in get_args(kind) if option is not NoneType]
     if get_origin(kind) in (Union, UnionType):
-        return f"{in_words(options[0])}, or null"
+        return f"{' or '.join(map(in_words, options))}, or null"
     if get_origin(kind) is Literal:
         return f"one of {', '.join(options)}"
     if get_origin(kind) is tuple and options[-1] is Ellipsis:
@@ -121,12 +121,18 @@ def _one_value(name: str, values: list[str], kind: Any) -> str:
         raise SettingsError(f"--{name} needs a value: {in_words(kind)}")
     text = " ".join(values)
     is_list = any(get_origin(option) is tuple for option in kinds)
-    if is_list and not text.startswith("[") and text not in ("null", "None"):
+    if is_list and not text.startswith("[") and text not in _words_of(kind):
         numbers = re.split(r"[,\s]+", text)
         return f"[{','.join(numbers)}]"
     if len(values) > 1 and not is_list and not text.startswith("{"):
         raise SettingsError(f"--{name} takes one value, got {', '.join(values)}; quote a value with spaces")
     return text
+
+
+def _words_of(kind: Any) -> tuple[str, ...]:
+    """The words that stand for a value themselves, in a type that takes a list too."""
+    literals = [option for option in get_args(kind) if get_origin(option) is Literal]
+    return ("null", "None", *(word for literal in literals for word in get_args(literal)))
 
 
 def _data(value: str) -> list[str]:

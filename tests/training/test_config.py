@@ -42,6 +42,8 @@ def test_flags_files_and_their_order(tmp_path):
         ("--prob_0_L [1.0, 0.8]", "--model.prob_0_L=[1.0,0.8]"),
         ("--prob_0_L 1,0.8 --mean null", "--model.prob_0_L=[1,0.8]"),
         ("--masked --mode row --rescale train", "--model.masked=true --model.mode=row --model.rescale=train"),
+        ("--class-weights balanced", "--optim.class_weights=balanced"),
+        ("--class-weights 1 2.5", "--optim.class_weights=[1,2.5]"),
         ("--options.shortcut B --resume", "--model.options.shortcut=B --resume=true"),
     ],
 )
@@ -73,6 +75,10 @@ def test_short_forms_are_the_long_ones(short, long):
         ("--mean 0.5", "data.mean must be three numbers such as [0.5,0.5,0.5], or null, got [0.5]"),
         ("--milestones a", "optim.milestones must be whole numbers such as [30,40], got a"),
         ("--model.rescale no", "model.rescale must be one of eval, train, none, or null, got no"),
+        (
+            "--class-weights most",
+            "optim.class_weights must be one of balanced or numbers such as [0.9,0.999], or null, ",
+        ),
         ("--resume maybe", "resume must be true or false, got maybe"),
         ("--options shortcut=B", "model.options must be names and values such as {shortcut: B}, got shortcut=B"),
         ("short_digits", "short_digits stands alone: did you mean --config short_digits?"),
