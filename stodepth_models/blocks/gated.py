@@ -36,7 +36,7 @@ class GatedBlock(nn.Module):
         """Add a gate for each residual connection, at survival probability 1."""
         for name, residual in zip(self.stodepth_gate_names, self.stodepth_spec.residuals, strict=True):
             gate = StochasticResidual()
-            gate._inplace, gate._may_alias = residual.inplace, True
+            gate._inplace, gate._branch_first, gate._may_alias = residual.inplace, residual.branch_first, True
             self.add_module(name, gate.train(self.training))
 
     @property

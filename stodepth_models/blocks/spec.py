@@ -23,6 +23,16 @@ def _not_scalable(block: Any) -> ScalableWeights:
     return scalable_weights(None)
 
 
+def _always(block: Any) -> bool:
+    return True
+
+
+def _takes_arguments(function: Callable[..., Any]) -> bool:
+    """Whether a function of a block and ``x`` takes the block's further arguments too."""
+    kinds = [parameter.kind for parameter in signature(function).parameters.values()]
+    return len(kinds) > 2 or Parameter.VAR_KEYWORD in kinds
+
+
 @dataclass(frozen=True)
 class Residual:
     """One residual connection, ``activation(identity(x) + branch(x))``; every function takes the block first.
@@ -31,13 +41,17 @@ class Residual:
         branch: what the gate leaves out, from the block and ``x``, and where it has more parameters, from the arguments
             of the block beside ``x``.
         identity: the shortcut, from the block and ``x``; None: ``x``.
-        prepare: in place of ``identity``, from the block and ``x``, the branch's input and the shortcut: what they
-            share, such as the normalisation in front of both, is computed once and for all rows.
+        prepare: in place of ``identity``, from the block and ``x``, and where it has more parameters, from the
+            arguments of the block beside ``x``, the branch's input and the shortcut: what they share, such as the
+            normalisation in front of both, is computed once and for all rows.
         activation: what follows the sum, also in place: a function of the block and the sum, or the name of a
             submodule; None: nothing.
         mask: name of a submodule that masks the branch at random, whose place the gate takes.
         returns_more: the branch returns a tuple: what is added, and what ``BlockSpec.output`` gets beside it.
         inplace: the block adds into its branch's output and keeps its dtype, as ``out += identity`` does.
+        branch_first: the block computes ``branch + identity``, and not ``identity + branch``, which is the same but for
+            the memory format of the sum.
+        is_there: from the block, whether it has this connection; where it has not, what ``prepare`` does stays.
         scalable_weights: from the block, the weights that scale the branch. A ValueError says what it ends in instead.
     """
 
@@ -48,12 +62,12 @@ class Residual:
     inplace: bool = False
     scalable_weights: Callable[[Any], ScalableWeights] = _not_scalable
     returns_more: bool = False
-    prepare: Callable[[Any, Tensor], tuple[Tensor, Tensor]] | None = None
+    prepare: Callable[..., tuple[Tensor, Tensor]] | None = None
+    is_there: Callable[[Any], bool] = _always
+    branch_first: bool = False
 
     def __post_init__(self) -> None:
-        kinds = [parameter.kind for parameter in signature(self.branch).parameters.values()]
-        takes_arguments = len(kinds) > 2 or Parameter.VAR_KEYWORD in kinds
-        object.__setattr__(self, "_takes_arguments", takes_arguments)
+        object.__setattr__(self, "_takes_arguments", _takes_arguments(self.branch))
 
     def add(
         self,
@@ -74,10 +88,9 @@ class Residual:
             draws: whether gates are drawn in this pass.
             more: gets what the branch returns beside what is added; nothing where the branch is dropped.
         """
-        if self.prepare is not None:
-            x, identity = self.prepare(block, x)
-        else:
-            identity = x if self.identity is None else self.identity(block, x)
+        x, identity = self._start(block, x, arguments)
+        if not self.is_there(block):
+            return identity
         if self._takes_arguments:  # type: ignore[attr-defined]
             spec: BlockSpec = block.stodepth_spec
             per_sample, shared = spec.split(block, x, arguments, by_row=draws and gate.mode != "batch")
@@ -90,6 +103,15 @@ class Residual:
         out = gate(branch, x, identity, *per_sample.values())
         is_dropped = out is identity or (draws and gate.last_share == 0.0)
         return self._activate(block, out, is_dropped)
+
+    def _start(self, block: Any, x: Tensor, arguments: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        """Return the input of the branch, and the shortcut."""
+        if self.prepare is None:
+            identity = x if self.identity is None else self.identity(block, x)
+            return x, identity
+        if _takes_arguments(self.prepare):
+            return self.prepare(block, x, **arguments)
+        return self.prepare(block, x)
 
     def _activate(self, block: Any, out: Tensor, is_dropped: bool) -> Tensor:
         activation = self.activation
@@ -123,10 +145,6 @@ def _call_for_first(branch: Callable[..., Any], more: list[Any], *inputs: Tensor
 
 def _apply(activation: Callable[[Tensor], Tensor], block: Any, out: Tensor) -> Tensor:
     return activation(out)
-
-
-def _always(block: Any) -> bool:
-    return True
 
 
 @dataclass(frozen=True)

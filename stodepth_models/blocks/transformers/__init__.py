@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .ends import ScalableWeights, scalable_weights
-from .spec import BlockSpec, Residual
-from .transformers_swin import SWIN, SWIN_V2
+from ..ends import ScalableWeights, scalable_weights
+from ..spec import BlockSpec, Residual
+from .swin import SWIN, SWIN_V2
 
 MASK = "drop_path"
 

@@ -6,21 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .ends import ends_in
-from .spec import BlockSpec, Residual
-
-
-def _in_order(*names: str) -> Callable[[Any, Tensor], Tensor]:
-    """Return a branch that calls these submodules one after the other; one that is None is left out."""
-
-    def branch(block: Any, x: Tensor) -> Tensor:
-        for name in names:
-            layer = getattr(block, name)
-            if layer is not None:
-                x = layer(x)
-        return x
-
-    return branch
+from ..branches import in_order
+from ..ends import ends_in
+from ..spec import BlockSpec, Residual
 
 
 def _has_skip(block: Any) -> bool:
@@ -28,7 +16,7 @@ def _has_skip(block: Any) -> bool:
 
 
 def _with_skip(branch: Callable[[Any, Tensor], Tensor], *ends: str) -> BlockSpec:
-    residual = Residual(branch, mask="drop_path", scalable_weights=ends_in(*ends))
+    residual = Residual(branch, mask="drop_path", scalable_weights=ends_in(*ends), branch_first=True)
     return BlockSpec((residual,), is_residual=_has_skip)
 
 
@@ -46,24 +34,25 @@ def _with_position(block: Any, x: Tensor) -> tuple[Tensor, Tensor]:
     return x, x
 
 
-_SEPARABLE = _in_order("conv_s2d", "bn_s2d", "conv_dw", "bn1", "aa", "se", "conv_pw", "bn2")
-_MBCONV = _in_order("conv_s2d", "bn_s2d", "conv_pw", "bn1", "conv_dw", "bn2", "aa", "se", "conv_pwl", "bn3")
-_FUSED_MBCONV = _in_order("conv_exp", "bn1", "aa", "se", "conv_pwl", "bn2")
-_UNIVERSAL = _in_order("dw_start", "pw_exp", "dw_mid", "se", "pw_proj", "dw_end", "layer_scale")
+_SEPARABLE = in_order("conv_s2d", "bn_s2d", "conv_dw", "bn1", "aa", "se", "conv_pw", "bn2")
+_MBCONV = in_order("conv_s2d", "bn_s2d", "conv_pw", "bn1", "conv_dw", "bn2", "aa", "se", "conv_pwl", "bn3")
+_FUSED_MBCONV = in_order("conv_exp", "bn1", "aa", "se", "conv_pwl", "bn2")
+_UNIVERSAL = in_order("dw_start", "pw_exp", "dw_mid", "se", "pw_proj", "dw_end", "layer_scale")
 _ATTENTION = BlockSpec(
     (
         Residual(
-            _in_order("norm", "attn", "layer_scale"),
+            in_order("norm", "attn", "layer_scale"),
             mask="drop_path",
             scalable_weights=ends_in("layer_scale.gamma"),
             prepare=_with_position,
+            branch_first=True,
         ),
     ),
     is_residual=_has_skip,
 )
 
 # maxxvit
-_MAXXVIT_MBCONV = _in_order(
+_MAXXVIT_MBCONV = in_order(
     "pre_norm", "down", "conv1_1x1", "norm1", "conv2_kxk", "se_early", "norm2", "se", "conv3_1x1"
 )
 
@@ -73,7 +62,7 @@ def _shortcut(block: Any, x: Tensor) -> Tensor:
 
 
 INVERTED: dict[str, BlockSpec] = {
-    "_efficientnet_blocks.ConvBnAct": _with_skip(_in_order("conv", "bn1", "aa"), "bn1"),
+    "_efficientnet_blocks.ConvBnAct": _with_skip(in_order("conv", "bn1", "aa"), "bn1"),
     "_efficientnet_blocks.DepthwiseSeparableConv": _with_skip(_SEPARABLE, "bn2"),
     "_efficientnet_blocks.InvertedResidual": _with_skip(_MBCONV, "bn3"),
     "_efficientnet_blocks.CondConvResidual": _with_skip(_routed, "bn3"),
@@ -83,6 +72,10 @@ INVERTED: dict[str, BlockSpec] = {
     ),
     "_efficientnet_blocks.MobileAttention": _ATTENTION,
     "maxxvit.MbConvBlock": BlockSpec(
-        (Residual(_MAXXVIT_MBCONV, _shortcut, mask="drop_path", scalable_weights=ends_in("conv3_1x1")),)
+        (
+            Residual(
+                _MAXXVIT_MBCONV, _shortcut, mask="drop_path", scalable_weights=ends_in("conv3_1x1"), branch_first=True
+            ),
+        )
     ),
 }

@@ -1,12 +1,12 @@
-"""timm's convolutional blocks: ConvNeXt, RegNet, BYOBNet, CSPNet, and those that normalise before they convolve."""
+"""timm's convolutional blocks: ConvNeXt, RegNet, and those that normalise before they convolve."""
 
 from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
 
-from .ends import ScalableWeights, ends_in, ends_in_all, unless
-from .spec import BlockSpec, Residual
+from ..ends import ScalableWeights, ends_in
+from ..spec import BlockSpec, Residual
 
 _Branch = Callable[[Any, Tensor], Tensor]
 
@@ -122,96 +122,27 @@ def _nfnet_weights(block: Any) -> ScalableWeights:
     return weights
 
 
-# byobnet: a block without a shortcut masks its whole output; that mask stays what it is
-def _has_shortcut(block: Any) -> bool:
-    return block.shortcut is not None
-
-
-def _sequence(*names: str) -> _Branch:
-    def branch(block: Any, x: Tensor) -> Tensor:
-        for name in names:
-            x = getattr(block, name)(x)
-        return x
-
-    return branch
-
-
-def _byobnet(*names: str) -> BlockSpec:
-    """A ResNet-like block whose branch calls these submodules in order; attention may follow the last convolution."""
-    weights = ends_in(f"{names[-1]}.bn")
-    branch = _sequence(*names)
-    if "attn" in names:
-        branch = _sequence(*names, "attn_last")
-        weights = unless("attn_last", weights)
-    residual = Residual(branch, _shortcut, "act", "drop_path", scalable_weights=weights)
-    return BlockSpec((residual,), is_residual=_has_shortcut, masks_alone=True)
-
-
-def _reparametrisable(branch: _Branch, weights: Callable[[Any], ScalableWeights]) -> BlockSpec:
-    residual = Residual(
-        branch,
-        lambda block, x: block.identity(x),
-        lambda block, out: block.act(block.attn(out)),
-        "drop_path",
-        inplace=True,
-        scalable_weights=weights,
-    )
-    return BlockSpec((residual,), is_residual=_is_reparametrisable)
-
-
-def _is_reparametrisable(block: Any) -> bool:
-    return block.reparam_conv is None and block.identity is not None
-
-
-def _repvgg(block: Any, x: Tensor) -> Tensor:
-    return block.conv_1x1(x) + block.conv_kxk(x)
-
-
-def _mobileone(block: Any, x: Tensor) -> Tensor:
-    convs = list(block.conv_kxk)
-    if block.conv_scale is not None:
-        convs.insert(0, block.conv_scale)
-    out = convs[0](x)
-    for conv in convs[1:]:
-        out = out + conv(x)
-    return out
-
-
-def _mobileone_weights(block: Any) -> ScalableWeights:
-    names = [f"conv_kxk.{index}.bn" for index in range(len(block.conv_kxk))]
-    if block.conv_scale is not None:
-        names.append("conv_scale.bn")
-    return ends_in_all(*names)(block)
-
-
-def _plain(branch: _Branch, *ends: str, activation: str | None = None) -> BlockSpec:
-    return BlockSpec((Residual(branch, None, activation, "drop_path", scalable_weights=ends_in(*ends)),))
-
-
 def _preact(branch: _Branch, *ends: str) -> BlockSpec:
-    residual = Residual(branch, mask="drop_path", scalable_weights=ends_in(*ends), prepare=_preact_shortcut)
+    residual = Residual(
+        branch, mask="drop_path", scalable_weights=ends_in(*ends), prepare=_preact_shortcut, branch_first=True
+    )
     return BlockSpec((residual,))
 
 
-_CONVNEXT = Residual(_convnext, _shortcut, mask="drop_path", scalable_weights=ends_in("gamma", "mlp.fc2"))
-_MAXXVIT = Residual(_maxxvit_convnext, _shortcut, mask="drop_path", scalable_weights=ends_in("ls.gamma", "mlp.fc2"))
-_POSTACT = Residual(_postact_bottleneck, _downsample, "act3", "drop_path", scalable_weights=ends_in("norm3"))
-_REGNET = Residual(_regnet, _downsample, "act3", "drop_path", scalable_weights=ends_in("conv3.bn"))
-_REGNET_PREACT = Residual(_regnet_preact, mask="drop_path", scalable_weights=ends_in("conv3"), prepare=_regnet_normed)
-_NFNET = Residual(
-    _nfnet,
-    mask="drop_path",
-    scalable_weights=_nfnet_weights,
-    prepare=_nfnet_shortcut,
+_CONVNEXT = Residual(
+    _convnext, _shortcut, mask="drop_path", scalable_weights=ends_in("gamma", "mlp.fc2"), branch_first=True
 )
-_CSP_BOTTLENECK = Residual(
-    _sequence("conv1", "conv2", "attn2", "conv3", "attn3"),
-    activation="act3",
-    mask="drop_path",
-    scalable_weights=unless("attn3", ends_in("conv3.bn")),
+_MAXXVIT = Residual(
+    _maxxvit_convnext, _shortcut, mask="drop_path", scalable_weights=ends_in("ls.gamma", "mlp.fc2"), branch_first=True
 )
-_CSP = _plain(_sequence("conv1", "attn", "conv2"), "conv2.bn")
-
+_POSTACT = Residual(
+    _postact_bottleneck, _downsample, "act3", "drop_path", scalable_weights=ends_in("norm3"), branch_first=True
+)
+_REGNET = Residual(_regnet, _downsample, "act3", "drop_path", scalable_weights=ends_in("conv3.bn"), branch_first=True)
+_REGNET_PREACT = Residual(
+    _regnet_preact, mask="drop_path", scalable_weights=ends_in("conv3"), prepare=_regnet_normed, branch_first=True
+)
+_NFNET = Residual(_nfnet, mask="drop_path", scalable_weights=_nfnet_weights, prepare=_nfnet_shortcut, branch_first=True)
 CONVNETS: dict[str, BlockSpec] = {
     "convnext.ConvNeXtBlock": BlockSpec((_CONVNEXT,)),
     "maxxvit.ConvNeXtBlock": BlockSpec((_MAXXVIT,)),
@@ -221,14 +152,4 @@ CONVNETS: dict[str, BlockSpec] = {
     "regnet.Bottleneck": BlockSpec((_REGNET,), is_residual=_has_downsample),
     "regnet.PreBottleneck": BlockSpec((_REGNET_PREACT,), is_residual=_has_downsample),
     "nfnet.NormFreeBlock": BlockSpec((_NFNET,)),
-    "byobnet.BasicBlock": _byobnet("conv1_kxk", "attn", "conv2_kxk"),
-    "byobnet.BottleneckBlock": _byobnet("conv1_1x1", "conv2_kxk", "conv2b_kxk", "attn", "conv3_1x1"),
-    "byobnet.DarkBlock": _byobnet("conv1_1x1", "attn", "conv2_kxk"),
-    "byobnet.EdgeBlock": _byobnet("conv1_kxk", "attn", "conv2_1x1"),
-    "byobnet.SelfAttnBlock": _byobnet("conv1_1x1", "conv2_kxk", "self_attn", "post_attn", "conv3_1x1"),
-    "byobnet.RepVggBlock": _reparametrisable(_repvgg, ends_in_all("conv_1x1.bn", "conv_kxk.bn")),
-    "byobnet.MobileOneBlock": _reparametrisable(_mobileone, _mobileone_weights),
-    "cspnet.BottleneckBlock": BlockSpec((_CSP_BOTTLENECK,)),
-    "cspnet.DarkBlock": _CSP,
-    "cspnet.EdgeBlock": _CSP,
 }

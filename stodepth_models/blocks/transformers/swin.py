@@ -6,10 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .ends import scalable_weights
-from .spec import BlockSpec, Residual
-
-Size = tuple[int, int]
+from ..ends import scalable_weights
+from ..spec import BlockSpec, Residual
+from ..windows import Size, cut, join
 
 
 def _attend_in_windows(block: Any, x: Tensor, size: Size, attend: Callable[..., Any]) -> tuple[Tensor, Any]:
@@ -20,29 +19,17 @@ def _attend_in_windows(block: Any, x: Tensor, size: Size, attend: Callable[..., 
     _, padded_height, padded_width, _ = grid.shape
     if block.shift_size > 0:
         grid = torch.roll(grid, (-block.shift_size, -block.shift_size), (1, 2))
-    windows = _cut(grid, block.window_size)
+    window = (block.window_size, block.window_size)
+    windows = cut(grid, window).flatten(1, 2)
     mask = block.get_attn_mask(padded_height, padded_width, dtype=grid.dtype, device=grid.device)
     out, weights = attend(windows, mask)
-    grid = _join(out, block.window_size, padded_height, padded_width)
+    across = (padded_height // window[0], padded_width // window[1])
+    grid = join(out.unflatten(1, window), across)
     if block.shift_size > 0:
         grid = torch.roll(grid, (block.shift_size, block.shift_size), (1, 2))
     if padding[3] > 0 or padding[5] > 0:
         grid = grid[:, :height, :width].contiguous()
     return grid.view(batch, height * width, channels), weights
-
-
-def _cut(grid: Tensor, size: int) -> Tensor:
-    """Return the windows of ``grid``, ``(N, H, W, C)``, as ``(N * windows, size * size, C)``."""
-    batch, height, width, channels = grid.shape
-    grid = grid.view(batch, height // size, size, width // size, size, channels)
-    return grid.transpose(2, 3).contiguous().view(-1, size * size, channels)
-
-
-def _join(windows: Tensor, size: int, height: int, width: int) -> Tensor:
-    """Return the map that :func:`_cut` has cut into windows."""
-    channels = windows.shape[-1]
-    windows = windows.view(-1, height // size, width // size, size, size, channels)
-    return windows.transpose(2, 3).contiguous().view(-1, height, width, channels)
 
 
 def _attention(

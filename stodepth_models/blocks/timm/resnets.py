@@ -5,8 +5,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .ends import ScalableWeights, scalable_weights
-from .spec import BlockSpec, Residual
+from ..ends import ScalableWeights, scalable_weights
+from ..spec import BlockSpec, Residual
 
 # Attention that multiplies its input by a function of the input's mean: the layer that sees that mean.
 _MEAN_LAYERS = {"SEModule": "fc1", "EffectiveSEModule": "fc", "EcaModule": "conv", "CecaModule": "conv"}
