@@ -4,6 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 
+def first_line(error: Exception) -> str:
+    """Return what an error says in its first line, or its kind where it says nothing."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
 class SettingsError(ValueError):
     """A setting that cannot be used: found before any work is done."""
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torchvision.models import WeightsEnum, get_model_weights
+from torchvision.models import WeightsEnum
 
 from ..weights.hub import saved_arguments
 from ..weights.sources import Source, read_checkpoint, resolve_source, saved_preprocessing
@@ -20,9 +20,10 @@ from .data.datasets import Data, load_data
 from .errors import SettingsError
 from .evaluation_page import write_page
 from .predictions import PredictionRecorder, accuracy_interval
+from .run.libraries import number_of_outputs
 from .run.machine import make_accelerator
 from .run.metrics import evaluate
-from .run.model import build_model, check_model
+from .run.model import build_model, check_model, weights_enum
 
 logger = logging.getLogger("stodepth_models")
 
@@ -41,7 +42,7 @@ def evaluate_weights(config: EvaluateConfig) -> dict[str, Any]:
     if config.model.weights is None:
         raise SettingsError("model.weights must name the weights to evaluate, got none")
     check_model(config.model)
-    source = resolve_source(config.model.weights, get_model_weights(config.model.name), config.model.name)
+    source = resolve_source(config.model.weights, weights_enum(config.model), config.model.name)
     if not isinstance(source, WeightsEnum):
         source = read_checkpoint(source)  # once: the settings and the model are made from what was read
     model_config = _built_as_saved(config.model, source)
@@ -68,6 +69,8 @@ def report(result: dict[str, Any], as_json: bool) -> str:
 def _built_as_saved(config: ModelConfig, source: Source) -> ModelConfig:
     # What is a setting of its own changes no evaluation.
     settings = {field.name for field in dataclasses.fields(ModelConfig)}
+    if config.is_of_library:
+        return config  # the model is built from what the file says
     saved = saved_arguments(config.name, source)
     options = {key: value for key, value in saved.items() if key not in settings}
     return dataclasses.replace(config, options={**options, **config.options})
@@ -139,7 +142,7 @@ def _measure(model: nn.Module, data: Data, config: EvaluateConfig, accelerator: 
     split = {"test": data.test, "valid": data.valid, "train": data.train}[config.split]
     if split is None:
         raise ValueError(f"split={config.split}: the data set has no such images")
-    known, number = list(model.categories or ()), len(model.state_dict()["fc.weight"])  # type: ignore[arg-type]
+    known, number = list(model.categories or ()), number_of_outputs(model)  # type: ignore[arg-type]
     outputs = _outputs_of_classes(known, number, data, config)
     batches = EvaluationBatches(
         data, split.relabel(outputs), config.batch_size, accelerator.device, config.data.workers,

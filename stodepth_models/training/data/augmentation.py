@@ -12,7 +12,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import Compose, RandomCrop, RandomHorizontalFlip, TrivialAugmentWide
 
 from ..config import DataConfig
-from ..errors import SettingsError
+from ..errors import SettingsError, first_line
 from .images import LARGEST_UNCUT
 
 TRIVIAL_AUGMENT = "ta_wide"  # torchvision's name; timm has every policy but this one
@@ -91,6 +91,6 @@ def check_augmentation(config: DataConfig) -> None:
     try:
         make_transform(config, side, 0, True, torch.zeros(3), torch.ones(3))(Image.new("RGB", (side, side)))
     except Exception as error:  # whatever an argument of the wrong kind provokes
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        reason = first_line(error)
         given = f"given data.aa={config.aa} and data.transform_args={config.transform_args}"
         raise SettingsError(f"{reason}, {given}") from None

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ..errors import first_line
+
 logger = logging.getLogger("stodepth_models")
 
 # Formats that Pillow decodes to pixels by itself: no vector graphics, no videos, no containers of scientific data.
@@ -84,7 +86,7 @@ def open_rgb(path: Path) -> Image.Image:
             turn = _turn(image)
             rgb = _eight_bits(image, bits).convert("RGB")
     except Exception as error:  # whatever damaged bytes provoke in a decoder
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        reason = first_line(error)
         reason = reason.removesuffix(f" {str(path)!r}")  # how Pillow ends, and the message begins with it
         raise ValueError(f"{path} cannot be read as an image ({reason})") from None
     if turn is None:

@@ -10,8 +10,9 @@ from torch import nn
 from ...survival import set_survival_probs, survival_probs
 from ..config import ModelConfig, TrainConfig
 from ..data.datasets import Data
+from ..errors import first_line
 from .machine import free_group_last
-from .model import Shares, build_model, freeze_stem, make_survival_schedule, prepare_for_training
+from .model import Shares, build_model, freeze_norms, make_survival_schedule, prepare_for_training
 from .objective import Objective
 from .optimizer import make_optimizer
 
@@ -39,7 +40,13 @@ class Learner:
         self.config, self.accelerator = config, accelerator
         torch.manual_seed(config.seed)  # every process builds the same model
         bare = build_model(model_config, len(data.classes))
-        self.shares = Shares(bare, data.image_size)
+        try:
+            self.shares = Shares(bare, data.image_size)
+        except Exception as error:  # whatever a model provokes that is made for images of one size
+            raise ValueError(
+                f"{config.model.name} computes no images of {data.image_size} pixels ({first_line(error)}): set "
+                "data.image_size, or an option such as model.options.img_size"
+            ) from None
         self.survival, self.survival_moves_by_step = make_survival_schedule(
             bare, config.model, config.epochs, steps_per_epoch
         )
@@ -77,7 +84,7 @@ class Learner:
     def train(self) -> None:
         """Set the model to training, but for what is frozen."""
         self.model.train()
-        freeze_stem(self.bare, self.config.model)
+        freeze_norms(self.bare, self.config.model)
 
     def step(self, number: int) -> None:
         """Go down the gradients, and move what follows the steps; ``number`` of them are done then."""

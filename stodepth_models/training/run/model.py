@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import get_model, get_model_weights
+from torchvision.models import WeightsEnum, get_model, get_model_weights
 
 from ...blocks.torchvision import StoDepthBasicBlock, StoDepthBottleneck
 from ...flops import count_flops
@@ -15,15 +15,15 @@ from ...layers.drop_path import drop_path
 from ...layers.residual import StochasticGate
 from ...schedules import SurvivalSchedule
 from ...survival import linear_decay, survival_probs
-from ...weights.load import builder_source
 from ...weights.prefix import under_prefix
 from ...weights.sources import read_checkpoint, resolve_source
-from ..config import ModelConfig
-from ..errors import SettingsError
+from ..config import ALL_BUT_CLASSIFIER, PRETRAINED, ModelConfig
+from ..errors import SettingsError, first_line
+from .libraries import build_of_library, classifiers
 
 
 def build_model(config: ModelConfig, num_classes: int | None, weights: Any = None) -> nn.Module:
-    """Return a model of the zoo, with weights where ``config.weights`` names some.
+    """Return a model of the zoo or of a library, with weights where ``config.weights`` names some.
 
     Args:
         config: settings.
@@ -36,10 +36,12 @@ def build_model(config: ModelConfig, num_classes: int | None, weights: Any = Non
     if weights is None:
         weights = config.weights
     if config.weights_prefix is not None:
-        source = resolve_source(weights, get_model_weights(config.name), config.name)
+        source = resolve_source(weights, weights_enum(config), config.name)
         weights = under_prefix(read_checkpoint(source), config.weights_prefix)
-    options = dict(config.options)
     classes = config.num_classes or num_classes
+    if config.is_of_library:
+        return build_of_library(config, classes, weights)
+    options = dict(config.options)
     if classes is not None:
         options.setdefault("num_classes", classes)
     # Masks stand for the gates: the network itself has constant depth.
@@ -57,6 +59,11 @@ def build_model(config: ModelConfig, num_classes: int | None, weights: Any = Non
     return model
 
 
+def weights_enum(config: ModelConfig) -> type[WeightsEnum] | None:
+    """Return the weights that are published for a model; None for one of a library."""
+    return None if config.is_of_library else get_model_weights(config.name)
+
+
 def check_model(config: ModelConfig) -> None:
     """Build the model without memory for its weights, so that a wrong option is found before any data is read.
 
@@ -64,32 +71,57 @@ def check_model(config: ModelConfig) -> None:
         SettingsError: the builder refuses the settings, or ``config.weights`` is no name, file or URL of weights.
     """
     try:
-        builder_source(config.name, get_model_weights(config.name), False, config.weights)
+        if config.weights not in (None, PRETRAINED):
+            resolve_source(config.weights, weights_enum(config), config.name)
     except (ValueError, TypeError, OSError) as error:
         raise SettingsError(f"model.weights: {error}") from None
     try:
         with torch.device("meta"):
             build_model(dataclasses.replace(config, weights=None, weights_prefix=None), None)
     except Exception as error:  # whatever an option of the wrong kind provokes in a layer
-        reason = next(iter(str(error).splitlines()), type(error).__name__).removeprefix("model: ")
+        reason = first_line(error).removeprefix("model: ")
         given = f", given model.options {config.options}" if config.options else ""
         raise SettingsError(f"model: {reason}{given}") from None
 
 
 def prepare_for_training(model: nn.Module, config: ModelConfig) -> nn.Module:
-    """Return the model with synchronised batch norm and a frozen stem, as configured."""
+    """Return the model with synchronised batch norm and frozen layers, as configured."""
     if config.sync_batchnorm:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    if config.frozen_stem:
-        for module in (model.conv1, model.bn1):
-            module.requires_grad_(False)
+    for module in frozen_modules(model, config):
+        for parameter in module.parameters(recurse=False):
+            parameter.requires_grad_(False)
     return model.to(memory_format=torch.channels_last)
 
 
-def freeze_stem(model: nn.Module, config: ModelConfig) -> None:
-    """Keep the stem's batch-norm statistics; to be called after every ``model.train()``."""
-    if config.frozen_stem:
-        model.bn1.eval()  # type: ignore[union-attr]
+def frozen_modules(model: nn.Module, config: ModelConfig) -> list[nn.Module]:
+    """Return the modules that keep their weights: those up to ``config.freeze``, in the order of their registration.
+
+    Raises:
+        ValueError: the model has no module of that name.
+    """
+    last = "bn1" if config.frozen_stem else config.freeze
+    if last is None:
+        return []
+    if last == ALL_BUT_CLASSIFIER:
+        heads = classifiers(model)
+        return [module for name, module in model.named_modules() if not _is_below(name, heads)]
+    inside = [number for number, (name, _) in enumerate(model.named_modules()) if _is_below(name, (last,))]
+    if not inside:
+        stages = ", ".join(name for name, _ in model.named_children())
+        raise ValueError(f"model.freeze must be {ALL_BUT_CLASSIFIER} or a module such as {stages}, got {last!r}")
+    return list(model.modules())[: inside[-1] + 1]
+
+
+def freeze_norms(model: nn.Module, config: ModelConfig) -> None:
+    """Keep the batch-norm statistics of frozen layers; to be called after every ``model.train()``."""
+    for module in frozen_modules(model, config):
+        if hasattr(module, "running_mean"):
+            module.eval()
+
+
+def _is_below(name: str, parents: Sequence[str]) -> bool:
+    return any(name == parent or name.startswith(f"{parent}.") for parent in parents)
 
 
 def mask_branches(model: nn.Module, survival: Sequence[float]) -> None:

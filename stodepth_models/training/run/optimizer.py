@@ -11,7 +11,8 @@ from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from ..config import OptimConfig
-from ..errors import SettingsError
+from ..errors import SettingsError, first_line
+from .libraries import classifiers
 
 _RISE = 0.3  # share of a one-cycle run in which the learning rate rises (Smith and Topin, arXiv:1708.07120)
 _START = 1 / 25  # learning rate at its begin, over the peak
@@ -84,7 +85,7 @@ def check_optimizer(config: OptimConfig, epochs: int) -> None:
         model.weight.sum().backward()
         optimizer.step()
     except Exception as error:  # whatever an argument of the wrong kind provokes
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        reason = first_line(error)
         raise SettingsError(f"{reason}, given optim.opt={config.opt} and optim.sched={config.sched}") from None
 
 
@@ -143,5 +144,4 @@ def _name_layers(model: nn.Module) -> None:
         vars(model)["group_matcher"] = lambda coarse: _RESNET_LAYERS
         return
     # Without a matcher timm takes each twelve parameters for a layer, and the classifier for the last one.
-    holders = [name for name, module in model.named_modules() if list(module.parameters(False))]
-    vars(model)["pretrained_cfg"] = {"classifier": holders[-1]}
+    vars(model)["pretrained_cfg"] = {"classifier": classifiers(model)}

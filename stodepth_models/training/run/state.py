@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from ...weights.files import sync_folder, write_atomically
+from ..errors import first_line
 
 _KEPT = 2
 
@@ -108,7 +109,7 @@ def load_last_checkpoint(
             load(state)
             return path
         except Exception as error:  # whatever a damaged archive or foreign contents provoke
-            say(f"checkpoint {path} {what} ({_first_line(error)}): trying the one before")
+            say(f"checkpoint {path} {what} ({first_line(error)}): trying the one before")
     if found:
         raise ValueError(f"no checkpoint in {folder} can be used: remove the folder to start afresh")
     return None
@@ -159,7 +160,3 @@ def _step(path: Path) -> int:
     """The step in the name of a checkpoint; -1 for a file of another name."""
     match = re.fullmatch(r"step_(\d+)\.pt", path.name)
     return int(match[1]) if match else -1
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -13,7 +13,6 @@ from accelerate.utils import broadcast
 
 from ...survival import set_survival_probs
 from ...weights.checkpoint import read_file, write_file
-from ...weights.config import config_of
 from ...weights.scales import with_scales
 from ..config import TrainConfig
 from ..data.augmentation import check_augmentation
@@ -22,6 +21,7 @@ from ..data.datasets import Data, load_data
 from ..data.splits import Split
 from ..errors import Diverged, Interrupted, SettingsError
 from .folder import RunFolder, flat_settings
+from .libraries import describe
 from .machine import any_process, device_name, make_accelerator, peak_memory
 from .metrics import Figures, chance, evaluate, near_chance
 from .model import check_model
@@ -149,7 +149,7 @@ class Run:
         self._refuse_diverged(valid)
         probs = progress.survival_at_start
         row |= {"valid": dataclasses.asdict(valid), "lr": progress.lr_at_start, "survival": probs}
-        row |= {"mean_survival": sum(probs) / len(probs), "flops_share": trainer.epoch_flops_share()}
+        row |= {"mean_survival": sum(probs or [1.0]) / len(probs or [1.0]), "flops_share": trainer.epoch_flops_share()}
         if self.config.test_each_epoch and self.data.test is not None:
             row["test"] = dataclasses.asdict(self._evaluate(self.data.test))  # type: ignore[arg-type]
         if valid.top1 > progress.best_top1:
@@ -215,7 +215,7 @@ class Run:
         if not self.main:
             return
         model = self.trainer.learner.evaluated
-        config = config_of(model)  # type: ignore[arg-type]
+        config = describe(model, self.config.model)
         classes = list(self.data.classes)
         config["categories"] = classes if len(classes) == config["num_classes"] else None
         config["training"] = {"epoch": epoch, "mean": self.data.mean.tolist(), "std": self.data.std.tolist(),
@@ -227,7 +227,7 @@ class Run:
         self.accelerator.wait_for_everyone()
         best = read_file(self.folder.best, str(self.folder.best))
         self.trainer.learner.evaluated.load_state_dict(with_scales(best.state_dict, {}))  # literally: the scales follow
-        if best.config is not None:
+        if best.config is not None and best.config["survival_probs"]:
             set_survival_probs(self.trainer.learner.evaluated, best.config["survival_probs"])
 
     def _peak_memory(self) -> float:

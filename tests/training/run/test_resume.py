@@ -65,6 +65,14 @@ OPTIONS = {
     "augmented": {"data": dataclasses.replace(DATA, aa="rand-m9-mstd0.5", reprob=0.5, color_jitter=0.4, workers=0)},
     "mixed": {"data": dataclasses.replace(DATA, mixup=0.8, cutmix=1.0, mixup_mode="elem", sampling="balanced")},
     "averaged": {"optim": OptimConfig(lr=0.05, model_ema=True, model_ema_decay=0.9, clip_grad=0.5)},
+    "of_timm": {
+        "model": ModelConfig(
+            name="timm:vit_tiny_patch16_224",
+            drop_rate=0.5,
+            freeze="blocks.0",
+            options={"img_size": 8, "patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 2, "drop_rate": 0.2},
+        )
+    },
     "weighted": {"optim": OptimConfig(lr=0.05, class_weights="balanced", accumulate=2)},
 }
 
