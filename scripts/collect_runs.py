@@ -5,7 +5,7 @@ import argparse
 from pathlib import Path
 
 from stodepth_models.training.exits import run_script
-from stodepth_models.training.report.results import collect
+from stodepth_models.training.report.collect import collect
 
 
 def main() -> None:

@@ -8,10 +8,11 @@ from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
+from .comparison import lines
 from .groups import Group, group_runs
 from .plots import plots
 from .results import read_runs
-from .tables import lines, to_csv, to_latex, to_markdown
+from .tables import to_csv, to_latex, to_markdown
 
 _NOTE = (
     "Mean ± standard deviation over seeds. The best epoch is that of the best validation accuracy. The difference is "
@@ -60,15 +61,20 @@ def write_report(runs: Path, output: Path, processor_time: bool = False) -> Repo
     if not records:
         raise ValueError(f"no run in {runs} is finished: continue one with scripts/train.py --resume")
     output.mkdir(parents=True, exist_ok=True)
-    parts, tables = [], {}
-    clock = "Processor time" if processor_time else "Training time"
+    clock = "Training time"
+    if processor_time:
+        clock = "Processor time"
+    parts = []
+    tables: dict[str, str] = {}
     for dataset, members in groupby(group_runs(records), key=lambda group: group.dataset):
+        # The name of a data set, made fit for a file name on every system.
         stem = re.sub(r"\W+", "_", dataset).strip("_").lower() or "images"
         if stem in tables:
             raise ValueError(
                 f"two data sets would be written to {stem}.md, one of them {dataset!r}: give it another --data.label"
             )
-        tables[stem], part = _write_dataset(dataset, list(members), clock, output / stem)
+        markdown, part = _write_dataset(dataset, list(members), clock, output / stem)
+        tables[stem] = markdown
         parts.append(part)
     (output / "index.html").write_text(_page(parts, unfinished), encoding="utf-8")
     return Report(len(records), unfinished, tables)
@@ -86,16 +92,19 @@ def _write_dataset(dataset: str, groups: Sequence[Group], clock: str, stem: Path
     pictures = []
     for name, figure in plots(dataset, groups, clock).items():
         path = stem.with_name(f"{stem.name}_{name}.svg")
-        figure.savefig(path, metadata={"Date": None})
+        figure.savefig(path, metadata={"Date": None})  # a date would differ each time
         figure.savefig(path.with_suffix(".png"), dpi=200)
         pictures.append(_picture(path, f"{dataset}: {name.replace('_', ' ')}"))
-    return markdown, f"<h2>{html.escape(dataset)}</h2>\n{_html_table(rows)}\n{''.join(pictures)}"
+    part = f"<h2>{html.escape(dataset)}</h2>\n{_html_table(rows)}\n"
+    return markdown, part + "".join(pictures)
 
 
 def _page(parts: Sequence[str], unfinished: Sequence[Path]) -> str:
     left_out = ""
     if unfinished:
-        items = "".join(f"<li>{html.escape(str(path))}</li>" for path in unfinished)
+        items = ""
+        for path in unfinished:
+            items += f"<li>{html.escape(str(path))}</li>"
         left_out = f"<h2>Not finished, left out</h2><ul>{items}</ul>"
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Stochastic depth: runs</title>'
@@ -107,16 +116,20 @@ def _page(parts: Sequence[str], unfinished: Sequence[Path]) -> str:
 
 def _html_table(markdown: str) -> str:
     # The second line of a Markdown table is the rule below its headings.
-    heads, _, *rows = [line.strip("| ").split(" | ") for line in markdown.splitlines()]
+    heads, _, *rows = markdown.splitlines()
+    head = _html_row(heads, "th")
     body = "".join(_html_row(row, "td") for row in rows)
-    return f"<table><thead>{_html_row(heads, 'th')}</thead><tbody>{body}</tbody></table>"
+    return f"<table><thead>{head}</thead><tbody>{body}</tbody></table>"
 
 
-def _html_row(cells: Sequence[str], tag: str) -> str:
-    inside = "".join(f"<{tag}>{html.escape(cell.strip())}</{tag}>" for cell in cells)
+def _html_row(markdown: str, tag: str) -> str:
+    inside = ""
+    for cell in markdown.strip("| ").split(" | "):
+        inside += f"<{tag}>{html.escape(cell.strip())}</{tag}>"
     return f"<tr>{inside}</tr>"
 
 
 def _picture(path: Path, text: str) -> str:
+    # Within the page, which one can then send by itself.
     content = base64.b64encode(path.read_bytes()).decode()
     return f'<figure><img alt="{html.escape(text)}" src="data:image/svg+xml;base64,{content}"></figure>\n'

@@ -1,4 +1,4 @@
-"""Finished runs: read from their folders, and copied in a form small enough to commit."""
+"""Finished runs, read from their folders."""
 
 import json
 import os
@@ -10,10 +10,15 @@ from ..data.archives import ARCHIVES
 from ..run.folder import RunFolder, same_computation
 
 _NAMES = {
-    "cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "svhn": "SVHN", "cinic10": "CINIC-10", "imagenet": "ImageNet",
-    "fashion_mnist": "Fashion-MNIST", "digits": "Digits (8x8)", "fake": "Made-up images",
-}  # fmt: skip
-_DIGITS = 5  # decimal places in a copy
+    "cifar10": "CIFAR-10",
+    "cifar100": "CIFAR-100",
+    "svhn": "SVHN",
+    "cinic10": "CINIC-10",
+    "imagenet": "ImageNet",
+    "fashion_mnist": "Fashion-MNIST",
+    "digits": "Digits (8x8)",
+    "fake": "Made-up images",
+}
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,9 @@ class Record:
     @property
     def curve(self) -> list[float]:
         """Error in percent after each epoch, on test images where they were evaluated each time."""
-        key = {"test": "test", "validation": "valid"}[self.curve_split]
+        key = "valid"
+        if self.curve_split == "test":
+            key = "test"
         return [100 * (1 - row[key]["top1"]) for row in self.rows]
 
     @property
@@ -85,6 +92,7 @@ class Record:
 
 def flops_share(result: dict[str, Any]) -> float:
     """Return the share that was counted, else the expected one, of a run's ``result.json``."""
+    # The first runs did not count the FLOPs that they executed.
     return float(result.get("executed_flops_share", result["expected_flops_share"]))
 
 
@@ -101,10 +109,14 @@ def read_runs(folder: Path, processor_time: bool = False) -> tuple[list[Record],
     found = sorted(path.parent for path in folder.rglob("config.json") if path.with_name("metrics.jsonl").exists())
     if not found:
         raise ValueError(f"{folder} holds no run (no config.json beside a metrics.jsonl)")
-    clock = "processor_seconds" if processor_time else "train_seconds"
-    records, unfinished = [], []
+    clock = "train_seconds"
+    if processor_time:
+        clock = "processor_seconds"
+    records = []
+    unfinished = []
     for path in found:
         run = RunFolder(path)
+        # The result is written last; the rows are missing where somebody has emptied the file.
         if run.result.exists() and run.rows():
             records.append(_read(run, clock, folder))
         else:
@@ -112,39 +124,20 @@ def read_runs(folder: Path, processor_time: bool = False) -> tuple[list[Record],
     return records, unfinished
 
 
-def collect(runs: Path, target: Path) -> list[str]:
-    """Copy the records of all finished runs below a folder; a report can be made from the copies.
-
-    A copy holds settings, metrics and result, without weights and without paths of the machine.
-
-    Args:
-        runs: folder of runs, at any depth, or a run.
-        target: folder of the copies, which lie in it as the runs lie in theirs; a run alone keeps its name.
-
-    Returns:
-        Paths of the copies below their folder.
-
-    Raises:
-        ValueError: there is no finished run.
-    """
-    runs = Path(os.path.abspath(runs))  # gives "." a name, and keeps the name of a link
-    base = runs.parent if RunFolder(runs).result.exists() else runs
-    found = sorted(path.parent for path in runs.rglob("result.json") if not _is_inside(path, target))
-    if not found:
-        raise ValueError(f"{runs} must hold finished runs, got none outside of {target}")
-    names = [path.relative_to(base).as_posix() for path in found]
-    for path, name in zip(found, names, strict=True):
-        _copy(RunFolder(path), RunFolder(target / name), name, base)
-    return names
-
-
 def _read(folder: RunFolder, clock: str, runs: Path) -> Record:
-    config, result = _parse(folder.config), _parse(folder.result)
+    config = _parse(folder.config)
+    result = _parse(folder.result)
     settings = same_computation(config["settings"])
     settings["model.weights"] = _start(settings["model.weights"], settings["seed"], runs)
-    dataset = _dataset(config["settings"]["data"])
-    images = config.get("data") or {}  # version 0.1.0 recorded no fingerprint, and the first runs no numbers
-    return Record(folder.path, settings, dataset, folder.rows(), result, result[clock], images)
+    return Record(
+        folder=folder.path,
+        settings=settings,
+        dataset=_dataset(config["settings"]["data"]),
+        rows=folder.rows(),
+        result=result,
+        seconds=result[clock],
+        images=config.get("data") or {},  # version 0.1.0 recorded no fingerprint, and the first runs no numbers
+    )
 
 
 def _dataset(data: dict[str, Any]) -> str:
@@ -152,6 +145,7 @@ def _dataset(data: dict[str, Any]) -> str:
     name = data.get("label") or _NAMES.get(data["name"])
     if name:
         return name
+    # The user's own images have no other name than that of their folder or archive.
     name = Path(str(data["root"])).name
     for suffix in ARCHIVES:
         if name.endswith(suffix):
@@ -166,9 +160,13 @@ def _start(weights: str | None, seed: int, runs: Path) -> str | None:
     A second cycle has a run for each seed, which goes on with the run of that seed: these are one group.
     """
     if weights is None or "://" in weights:
-        return weights
+        return weights  # of a published file, which has no seed
     place = _relative(Path(weights), Path(os.path.abspath(runs)))
-    parts = ["seed*" if part == f"seed{seed}" else part for part in place.parts]
+    parts = []
+    for part in place.parts:
+        if part == f"seed{seed}":
+            part = "seed*"
+        parts.append(part)
     return Path(*parts).as_posix()
 
 
@@ -183,44 +181,3 @@ def _parse(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is damaged ({error}): restore it, or move its run away") from None
-
-
-def _is_inside(path: Path, folder: Path) -> bool:
-    return folder.resolve() in path.parent.resolve().parents
-
-
-def _copy(run: RunFolder, copy: RunFolder, name: str, base: Path) -> None:
-    config = json.loads(run.config.read_text(encoding="utf-8"))
-    settings = config["settings"]
-    settings["output"] = name
-    settings["model"]["weights"] = _without_place(settings["model"]["weights"], base)
-    settings["data"] |= {"root": Path(settings["data"]["root"]).name, "cache": ""}
-    result = json.loads(run.result.read_text(encoding="utf-8"))
-    rows = [json.dumps(_rounded(row)) + "\n" for row in run.rows()]
-    copy.path.mkdir(parents=True, exist_ok=True)
-    copy.config.write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
-    copy.result.write_text(json.dumps(_rounded(result), indent=1) + "\n", encoding="utf-8")
-    copy.metrics.write_text("".join(rows), encoding="utf-8")
-
-
-def _without_place(weights: str | None, base: Path) -> str | None:
-    """Return weights without the path of the machine.
-
-    Weights of another run keep their path below the folder of runs, so that those of two runs differ.
-    """
-    if not weights or "://" in weights:
-        return weights
-    place = Path(os.path.abspath(weights))
-    if base in place.parents:
-        return place.relative_to(base).as_posix()
-    return place.name
-
-
-def _rounded(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_rounded(item) for item in value]
-    if isinstance(value, float):
-        return round(value, _DIGITS)
-    return value

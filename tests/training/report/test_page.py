@@ -18,11 +18,14 @@ from PIL import Image
 from scipy import stats
 
 from stodepth_models.training.config import DataConfig, ModelConfig, TrainConfig
+from stodepth_models.training.report.collect import collect
+from stodepth_models.training.report.comparison import lines, paired_difference
 from stodepth_models.training.report.groups import group_runs
+from stodepth_models.training.report.labels import full_labels
 from stodepth_models.training.report.page import write_report
 from stodepth_models.training.report.plots import _marker, _style, plots
-from stodepth_models.training.report.results import collect, read_runs
-from stodepth_models.training.report.tables import lines, paired_difference, to_latex, to_markdown
+from stodepth_models.training.report.results import read_runs
+from stodepth_models.training.report.tables import to_latex, to_markdown
 
 EPOCHS = 4
 
@@ -158,7 +161,7 @@ def test_runs_of_other_settings_are_told_apart(runs, tmp_path):
     config = json.loads((runs / "other" / "config.json").read_text())
     config["settings"]["optim"]["lr"] = 0.2
     (runs / "other" / "config.json").write_text(json.dumps(config))
-    labels = [group.label for group in groups(runs)]
+    labels = full_labels(groups(runs))
     assert "cifar_resnet20, p_L = 0.5 [lr=0.1]" in labels
     assert "cifar_resnet20, p_L = 0.5 [lr=0.2]" in labels
     assert "cifar_resnet20, constant depth [lr=0.1]" in labels
@@ -174,7 +177,7 @@ def test_runs_with_and_without_an_option_are_two_groups(tmp_path):
     for number, options in enumerate([{}, {"shortcut": "B"}, {"shortcut": "A"}]):
         make_run(tmp_path / f"run{number}", (1.0, 0.5), 0, 9.0, 30, 0.76)
         change_settings(tmp_path / f"run{number}", "model", options=options)
-    labels = {group.label.partition("[")[2] for group in groups(tmp_path)}
+    labels = {label.partition("[")[2] for label in full_labels(groups(tmp_path))}
     assert len(labels) == 3
     assert any("shortcut=B" in label for label in labels)
 
