@@ -1,9 +1,9 @@
-# make demo | make test | make lint: each does everything that it needs, starting from a fresh clone.
+# make demo | make test | make lint | make docs: each does everything that it needs, starting from a fresh clone.
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint docs clean
 
 demo: .venv/dev.stamp
 	$(BIN)/python scripts/demo.py
@@ -16,6 +16,10 @@ lint: .venv/dev.stamp
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Into site/. A broken link, a page that no menu shows, or a docstring that does not fit its signature is an error.
+docs: .venv/dev.stamp
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 # Installed once, and again when the dependencies change.
 .venv/dev.stamp: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -23,4 +27,4 @@ lint: .venv/dev.stamp
 	touch $@
 
 clean:
-	rm -rf .venv
+	rm -rf .venv site

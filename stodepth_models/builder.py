@@ -45,8 +45,7 @@ ARGUMENTS = """
             ``"none"``; None follows ``mult_flag``.
         depth_rule: ``"inclusive"`` or ``"paper"``, in which the first block is dropped too; see :func:`linear_decay`.
         sync_gates: all ranks draw the same gates.
-        shortcut: thin CIFAR models only; see :class:`CifarResNet`.
-        **kwargs: ``num_classes`` and whatever else :class:`StoDepthResNet` or :class:`CifarResNet` takes.
+{shortcut}        **kwargs: ``num_classes`` and whatever else :class:`StoDepthResNet` or :class:`CifarResNet` takes.
 
     Raises:
         TypeError: an argument of the wrong type, or one that the network does not take.
@@ -59,6 +58,8 @@ ARGUMENTS = """
         >>> sdm.survival_probs(model)[-1]
         0.8
     """
+_SHORTCUT = """        shortcut: ``"A"`` or ``"B"``; see :class:`CifarResNet`.
+"""
 
 
 # Arguments of other projects, and what takes their place here.
@@ -88,7 +89,10 @@ def register(builder: Builder) -> Builder:
     """Enter a builder in torchvision's registry, and document the arguments that all builders take."""
     # `python -OO` leaves docstrings out.
     if builder.__doc__:
-        builder.__doc__ += ARGUMENTS.format(name=builder.__name__)
+        shortcut = ""
+        if "shortcut" in signature(builder).parameters:
+            shortcut = _SHORTCUT
+        builder.__doc__ += ARGUMENTS.format(name=builder.__name__, shortcut=shortcut)
     register_builder(builder)
     return builder
 

@@ -63,9 +63,9 @@ def test_the_parts_of_the_package_import_only_what_stands_before_them():
             assert not later, f"{path} imports {later}"
 
 
-def test_the_two_commands_and_ci_are_there():
+def test_the_commands_and_ci_are_there():
     makefile = (ROOT / "Makefile").read_text()
-    assert {"demo", "test", "lint"} <= set(re.findall(r"^(\w+): \.venv/dev\.stamp$", makefile, re.MULTILINE))
+    assert {"demo", "test", "lint", "docs"} <= set(re.findall(r"^(\w+): \.venv/dev\.stamp$", makefile, re.MULTILINE))
     ci = (ROOT / ".ci" / "run").read_text()
     assert "set -euo pipefail" in ci
-    assert ci.rstrip().endswith("make lint\nmake test")
+    assert ci.rstrip().endswith("make lint\nmake docs\nmake test")
