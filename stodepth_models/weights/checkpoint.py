@@ -2,16 +2,11 @@
 
 import json
 import logging
-import pickle
-import re
-import warnings
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -19,8 +14,10 @@ from torch import Tensor
 from .config import check_config
 from .errors import CheckpointError
 from .files import write_atomically
+from .kinds import HEAD, ZIP, kind_of_head, kind_of_path
 from .names import CLASSIFIER, canonical_names
 from .nesting import unwrap
+from .pickles import read_pickle
 from .scales import read_scales, scales_by_gate
 
 HEADER = "stodepth_models"  # entry of a safetensors header that holds our configuration, as JSON
@@ -80,16 +77,21 @@ def read_file(path: Path, name: str) -> Checkpoint:
         OSError: the file cannot be opened.
     """
     with open(path, "rb") as file:
-        head = file.read(16)
+        head = file.read(HEAD)
     if not head:
         raise CheckpointError(f"{name} is empty: download it again")
-    has_header = int.from_bytes(head[:8], "little") <= LARGEST_HEADER  # whose length may begin like a page
-    if head.lstrip()[:1] == b"<" and not has_header:
-        raise CheckpointError(f"{name} is a web page (HTML or XML), not weights: check the address")
-    if head[8:9] == b"{" and head[:4] != b"PK\x03\x04":
-        content, header = _read_safetensors(path, name)
-        return read_mapping(content, name, header or read_config(path))
-    return read_mapping(_read_pickle(path, name), name, read_config(path))
+    is_safetensors = head[8:9] == b"{" and not head.startswith(ZIP)
+    header = int.from_bytes(head[:8], "little")
+    # The length of a header may begin as other files do, and a damaged one may be any number.
+    kind = kind_of_path(path)
+    if kind is None and not (is_safetensors and header <= LARGEST_HEADER):
+        kind = kind_of_head(head)
+    if kind is not None:
+        raise CheckpointError(f"{name} {kind}")
+    if is_safetensors:
+        content, config = _read_safetensors(path, name)
+        return read_mapping(content, name, config or read_config(path))
+    return read_mapping(read_pickle(path, name), name, read_config(path))
 
 
 def read_mapping(
@@ -162,54 +164,6 @@ def _read_safetensors(path: Path, name: str) -> tuple[dict[str, Tensor], Mapping
     except Exception as error:  # whatever a damaged header provokes
         raise CheckpointError(f"{name} is a damaged safetensors file: {error}") from error
     return tensors, parse_config(metadata[HEADER], name) if HEADER in metadata else None
-
-
-def _check_archive(path: Path, name: str) -> None:
-    """Compare a file in zip form with the CRC-32 of its entries, which PyTorch does not read.
-
-    Raises:
-        CheckpointError: an entry is damaged, or it is compressed: what it unpacks to is bounded by nothing in the file.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for entry in archive.infolist():
-                if entry.compress_type != zipfile.ZIP_STORED:
-                    raise CheckpointError(
-                        f"{name} is refused: {entry.filename} is compressed; save its state dict with torch.save"
-                    )
-            damaged = archive.testzip()
-    except CheckpointError:
-        raise
-    except Exception as error:  # whatever a damaged archive provokes
-        raise CheckpointError(f"{name} is a damaged archive: {_first_line(error)}; download it again") from None
-    if damaged is not None:
-        raise CheckpointError(f"{name} is damaged: the CRC-32 of {damaged} does not hold; download it again")
-
-
-def _read_pickle(path: Path, name: str) -> Any:
-    with open(path, "rb") as file:
-        is_archive = file.read(4) == b"PK\x03\x04"
-    if is_archive:
-        _check_archive(path, name)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # remarks on formats of old, which the caller cannot change
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        way_out = "save its state dict alone with torch.save, or as safetensors"
-        if refused := re.search(r"GLOBAL ([\w.]+)", str(error)):
-            raise CheckpointError(
-                f"{name} is refused: it asks to run {refused[1]}, and pickles are read as weights only; {way_out}"
-            ) from None
-        reason = re.search(r"WeightsUnpickler error:\s*(.+)", str(error))
-        told = reason[1] if reason else _first_line(error)
-        raise CheckpointError(f"{name} is damaged or not a checkpoint of weights only: {told}; {way_out}") from None
-    except Exception as error:  # whatever a damaged archive provokes
-        raise CheckpointError(f"{name} is damaged or not a checkpoint: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def parse_config(text: str | bytes, name: str) -> Mapping[str, Any] | None:

@@ -31,3 +31,9 @@ class DownloadError(OSError):
         ...     print("not fetched")
         not fetched
     """
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, or its class where it has none."""
+    lines = str(error).splitlines()
+    return lines[0] if lines else type(error).__name__

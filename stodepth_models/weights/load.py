@@ -1,11 +1,9 @@
 """Loading weights from any source, so that the model computes what the network they come from computed."""
 
 import logging
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torchvision.models import WeightsEnum, get_model_weights
 
@@ -19,6 +17,7 @@ from .network import BIAS, WEIGHT, find_network, match_names
 from .prefix import MAX_KEYS_SHOWN, under_prefix
 from .scales import fold_into, with_scales
 from .sources import Source, read_checkpoint, resolve_source
+from .tensors import as_weight, check_dense, warn_of_nan
 
 MAX_NAMES_LOGGED = 3  # of what is left out
 
@@ -123,8 +122,11 @@ def load_checkpoint(model: nn.Module, checkpoint: Checkpoint, strict: bool = Tru
     for key in classifier:
         state.pop(key, None)
     _check_fit(checkpoint, target, state, classifier, strict)
-    state = {key: _checked(key, tensor, target[key], checkpoint.name) for key, tensor in state.items() if key in target}
-    _warn_of_nan(state, checkpoint.name)
+    state = {key: tensor for key, tensor in state.items() if key in target}
+    for key, tensor in state.items():
+        check_dense(key, tensor, checkpoint.name, target[key].dtype)
+        state[key] = as_weight(tensor, target[key])
+    warn_of_nan(state, checkpoint.name, stacklevel=3)
     gates = [gate for _, _, gate in gated_blocks(model)]
     if not checkpoint.scales_known and any(gate.eval_scale != 1.0 for gate in gates):
         logger.warning(
@@ -211,21 +213,3 @@ def _hint(checkpoint: Checkpoint) -> str:
         return ""
     options = "".join(f" with {key}={value!r}" for key, value in guess[1].items())
     return f": its keys match {guess[0]}{options}"
-
-
-def _checked(key: str, tensor: Tensor, target: Tensor, name: str) -> Tensor:
-    """The tensor in the dtype of the model's, so that nothing is rounded before a scale is folded in."""
-    plain = tensor.layout == torch.strided and not tensor.is_meta and not tensor.is_quantized
-    if not plain or tensor.is_complex() or (target.is_floating_point() and not tensor.is_floating_point()):
-        raise CheckpointError(f"{name}: {key} must be a dense tensor of {target.dtype}, got {tensor.dtype}")
-    return tensor.to(target.dtype)
-
-
-def _warn_of_nan(state: Mapping[str, Tensor], name: str) -> None:
-    bad = {k: int((~v.isfinite()).sum()) for k, v in state.items() if v.is_floating_point() and not v.isfinite().all()}
-    if bad:
-        warnings.warn(
-            f"{name}: {sum(bad.values())} values in {len(bad)} of {len(state)} tensors are nan or infinite, "
-            f"first in {next(iter(bad))}",
-            stacklevel=4,
-        )

@@ -4,12 +4,14 @@ import logging
 from collections.abc import Mapping
 from dataclasses import replace
 
+import torch
 from torch import Size, Tensor
 
 from .checkpoint import Checkpoint
 from .classifier import find_classifier
 from .names import CLASSIFIER, HOLDERS, OPTIONAL_BUFFERS, canonical_names, names_of_model
 from .prefix import find_prefix
+from .tensors import check_dense
 
 logger = logging.getLogger("stodepth_models")
 
@@ -67,6 +69,9 @@ def find_network(checkpoint: Checkpoint, shapes: Mapping[str, Size]) -> Checkpoi
     scales = checkpoint.saved_scales
     if scales is not None:
         scales = {gate.removeprefix(prefix): scale for gate, scale in scales.items() if gate.startswith(prefix)}
+    if WEIGHT in names:
+        # Builders follow its number of classes, and allocate as many rows.
+        check_dense(WEIGHT, state[names[WEIGHT]], checkpoint.name, torch.float32)
     taken = set(names.values())
     beside = [name for name in state if name not in taken and not name.endswith(OPTIONAL_BUFFERS)]
     return replace(

@@ -17,6 +17,7 @@ from ..checks import did_you_mean
 from .checkpoint import Checkpoint, read_file, read_mapping
 from .download import HUB_FILES, cached_path, check_sha256, digest_in_name, fetch_hub, fetch_url, is_remote
 from .errors import CheckpointError, DownloadError
+from .kinds import kind_of_path
 from .published import PublishedWeights
 
 Source: TypeAlias = WeightsEnum | str | Path | Mapping[str, Tensor] | Checkpoint
@@ -105,6 +106,9 @@ def _existing(path: Path) -> Path:
     if path.is_dir():
         names = (*HUB_FILES, *RUN_FILES)
         inside = next((path / name for name in names if (path / name).is_file()), None)
+        kind = kind_of_path(path)
+        if inside is None and kind is not None:
+            raise CheckpointError(f"{path} {kind}")
         if inside is None:
             raise FileNotFoundError(f"the folder {path} holds no weights, looked for {', '.join(names)}")
         return inside
