@@ -7,7 +7,7 @@ from typing import Any, Literal
 from ..zoo import full_name
 
 DATASETS = Literal[
-    "cifar10", "cifar100", "svhn", "cinic10", "folder", "imagenet", "fashion_mnist", "digits", "fake"
+    "cifar10", "cifar100", "svhn", "cinic10", "folder", "imagenet", "fashion_mnist", "digits", "hfds", "fake"
 ]  # fmt: skip
 
 LIBRARIES = ("timm:", "torchvision:")
@@ -145,7 +145,7 @@ class DataConfig:
 
     Attributes:
         name: data set; ``folder`` is any folder or archive with ``train/`` (``valid/``, ``test/``) and in each a
-            folder a class.
+            folder a class; ``hfds`` is one of Hugging Face's library, ``root`` its name or folder.
         root: folder that holds the data set or receives its download; for ``folder``, ``cinic10`` and ``imagenet``
             the folder or archive (.tar, .tar.gz, .tar.xz, .zip) itself.
         cache: folder that archives are unpacked into, once.
@@ -366,7 +366,7 @@ class TrainConfig:
         test_each_epoch: evaluate the test images after each epoch, for the curve; no choice is made on them.
         stop_at_chance: epochs in a row at chance accuracy that stop the run; 0: never.
         log_steps: steps between updates of the progress bar; the loss is checked at these.
-        trackers: where figures are logged: ``tensorboard``, ``wandb``, or any other that Accelerate knows.
+        trackers: where figures are logged: ``tensorboard``, ``wandb``, ``mlflow``, or any other that Accelerate knows.
         progress: show a progress bar.
     """
 

@@ -139,6 +139,8 @@ def _data(value: str) -> list[str]:
     names = get_args(DATASETS)
     if value in names:
         return [f"--data.name={value}"]
+    if value.startswith("hfds/"):
+        return ["--data.name=hfds", f"--data.root={value.removeprefix('hfds/')}"]
     hint = did_you_mean(value, names)
     if hint and not Path(value).expanduser().exists():
         raise SettingsError(f"--data: there is no data set, folder or archive {value}; {hint}")

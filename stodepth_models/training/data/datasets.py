@@ -1,5 +1,6 @@
 """From settings to the splits of a data set, in memory where the images are small."""
 
+import dataclasses
 import statistics
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +13,7 @@ from ..config import DataConfig
 from .decoding import decode, without_unreadable
 from .extraction import Limits
 from .folders import find_root, scan
+from .huggingface import written_as_folders
 from .images import LARGEST_UNCUT, resized, shorter_side, warn_of_unused_bits
 from .named import read_arrays
 from .splits import Arrays, Files, Split, fingerprint, hold_back, take_per_class
@@ -70,6 +72,9 @@ def load_data(config: DataConfig, split: str | None = None) -> Data:
     Raises:
         ValueError: files are missing, damaged or refused, or there is nothing to train or validate on.
     """
+    if config.name == "hfds":
+        folder = written_as_folders(str(config.root), config.cache)
+        config = dataclasses.replace(config, name="folder", root=folder)
     if config.name in ("folder", "cinic10", "imagenet"):
         splits, classes, side = _read_folder(config, split)
     else:

@@ -4,6 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from accelerate.utils import LoggerType
+
+_RUN_TAG = "stodepth_run"
 
 
 def tracked(row: dict[str, Any], prefix: str = "") -> dict[str, float]:
@@ -33,11 +36,23 @@ def start_trackers(
         return
     options = {
         "wandb": {"dir": str(folder), "name": folder.name, "id": run, "resume": "allow"},
+        "mlflow": {"run_name": folder.name, "tags": {_RUN_TAG: run}, "run_id": _mlflow_id(accelerator, run, step)},
         # A run that was killed has logged steps after its last checkpoint, and logs them again.
         "tensorboard": {"purge_step": step + 1},
     }
     accelerator.init_trackers("stodepth", None, options)
     for tracker in accelerator.trackers:
-        # TensorBoard shows settings as a run of its own each time that they are stored.
-        if step == 0 or tracker.name != "tensorboard":
+        # TensorBoard shows settings as a run of its own each time that they are stored, and MLflow lets none change.
+        if step == 0 or tracker.name not in ("tensorboard", "mlflow"):
             tracker.store_init_configuration(settings)
+
+
+def _mlflow_id(accelerator: Accelerator, run: str, step: int) -> str | None:
+    """Return the name that MLflow has given to a run that is resumed."""
+    if step == 0 or LoggerType.MLFLOW not in accelerator.log_with or not accelerator.is_main_process:
+        return None
+    import mlflow  # optional
+
+    where = f"tags.{_RUN_TAG} = '{run}'"
+    found = mlflow.search_runs(search_all_experiments=True, filter_string=where, output_format="list")
+    return found[0].info.run_id if found else None

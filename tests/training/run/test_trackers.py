@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import accelerate.tracking
 import pytest
 import torch
+from accelerate.utils import LoggerType
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from stodepth_models.training.run import machine
@@ -58,6 +59,41 @@ def test_weights_and_biases_sees_one_run(tmp_path, wandb, monkeypatch):
     assert [step for _, step in wandb.logged] == [5, 10]
     train(settings(tmp_path / "other", trackers=("wandb",), epochs=1))
     assert wandb.started[-1]["id"] != wandb.started[0]["id"]
+
+
+class Mlflow:
+    """Stands for the module ``mlflow``: gives each new run a name of its own."""
+
+    def __init__(self):
+        self.tags, self.params, self.steps = {}, [], []
+        limits = SimpleNamespace(MAX_PARAM_VAL_LENGTH=500, MAX_PARAMS_TAGS_PER_BATCH=100)
+        self.utils = SimpleNamespace(validation=limits)
+        self.search_experiments = lambda **_: [SimpleNamespace(experiment_id="0")]
+        self.log_params, self.end_run = self.params.append, lambda: None
+
+    def start_run(self, run_id, tags, **_):
+        self.running = run_id or f"id{len(self.tags)}"
+        self.tags[self.running] = tags["stodepth_run"]
+
+    def log_metrics(self, metrics, step):
+        self.steps.append((self.running, step))
+
+    def search_runs(self, filter_string, **_):
+        found = [key for key, name in self.tags.items() if filter_string == f"tags.stodepth_run = '{name}'"]
+        return [SimpleNamespace(info=SimpleNamespace(run_id=key)) for key in found]
+
+
+def test_mlflow_sees_one_run_whose_settings_it_takes_once(tmp_path, monkeypatch):
+    fake = Mlflow()
+    monkeypatch.setitem(sys.modules, "mlflow", fake)
+    monkeypatch.setattr(machine, "get_available_trackers", lambda: [LoggerType.MLFLOW])
+    monkeypatch.setattr("accelerate.accelerator.filter_trackers", lambda *_: [LoggerType.MLFLOW])
+    for steps in (7, 10**9):
+        monkeypatch.setattr(engine, "StopRequest", lambda steps=steps: Stop(steps))
+        train(settings(tmp_path, trackers=("mlflow",), resume=True))
+    assert fake.tags == {"id0": RunFolder(tmp_path).run_name()}
+    assert fake.steps == [("id0", 5), ("id0", 10)]
+    assert [values["seed"] for values in fake.params if "seed" in values] == [0]
 
 
 class Killed(BaseException):
