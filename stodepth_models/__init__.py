@@ -9,6 +9,7 @@ from .blocks.surgery import apply_stochastic_depth, remove_stochastic_depth, to_
 from .blocks.torchvision import StoDepthBasicBlock, StoDepthBottleneck
 from .checks import did_you_mean
 from .cifar import (
+    CifarResNet,
     cifar_resnet18_stodepth_lineardecay,
     cifar_resnet20_stodepth_lineardecay,
     cifar_resnet32_stodepth_lineardecay,
@@ -22,7 +23,6 @@ from .cifar import (
     cifar_resnet164_stodepth_lineardecay,
     cifar_resnet1202_stodepth_lineardecay,
 )
-from .cifar_network import CifarResNet
 from .flops import expected_flops
 from .layers.drop_path import DropPath, drop_path
 from .layers.residual import StochasticResidual
@@ -138,6 +138,7 @@ for _name in __all__:
 # Pickles of version 0.1.0 name these modules.
 for _old, _new in {
     "catalog": "weights.published",
+    "cifar_network": "cifar",
     "errors": "weights.errors",
     "known_blocks": "blocks.registry",
     "published": "weights.published",

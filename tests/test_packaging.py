@@ -35,7 +35,7 @@ ORDER = (
     ("schedules", "flops", "uncertainty", "recalibration"),
     ("blocks",),
     ("weights",),
-    ("builder", "cifar_network"),
+    ("builder",),
     ("resnet", "cifar"),
     ("callbacks", "training"),
     ("__main__",),

@@ -18,7 +18,7 @@ from torchvision.models import get_model, get_model_weights
 
 from ...blocks.fold import fold_rescale
 from ...blocks.surgery import to_torchvision
-from ...cifar_network import CifarResNet
+from ...cifar import CifarResNet
 from ...weights.checkpoint import Checkpoint, write_file
 from ...weights.config import config_of
 from ...weights.guess import guess_builder
