@@ -48,9 +48,13 @@ def test_hub_loads_where_only_the_dependencies_are_installed(tmp_path):
 
 
 def test_dependencies_are_those_of_the_package():
-    declared = re.search(r"^dependencies = \[(.*)\]", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    declared = re.search(
+        r"^dependencies = \[\n(.*?)^\]", (ROOT / "pyproject.toml").read_text(), re.MULTILINE | re.DOTALL
+    )
     assert declared is not None
-    assert hubconf.dependencies == re.findall(r'"([a-z_]+)', declared[1])
+    needed = re.findall(r'"([a-z_]+)', declared[1])
+    # Builders read no images: numpy and pillow are for commands.
+    assert hubconf.dependencies == [name for name in needed if name not in ("numpy", "pillow")]
 
 
 def test_every_builder_is_an_entry_point(hub_repo):

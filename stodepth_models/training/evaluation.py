@@ -125,10 +125,7 @@ def _names_of_outputs(known: list[str], number: int, outputs: Tensor, data: Data
 
 
 def _title(config: EvaluateConfig) -> str:
-    images = config.data.label or config.data.name
-    if images == "folder":
-        images = config.data.root.name
-    return f"{config.model.name} on {images}"
+    return f"{config.model.name} on {_name_of(config.data)}"
 
 
 def _some(names: list[str]) -> str:
@@ -136,6 +133,11 @@ def _some(names: list[str]) -> str:
     if len(names) > 3:
         shown += ", ..."
     return shown
+
+
+def _name_of(data: DataConfig) -> str:
+    """What a reader calls the images: a folder by its own name."""
+    return data.label or (data.root.name if data.name == "folder" else data.name)
 
 
 def _measure(model: nn.Module, data: Data, config: EvaluateConfig, accelerator: Accelerator) -> dict[str, Any]:
@@ -154,7 +156,8 @@ def _measure(model: nn.Module, data: Data, config: EvaluateConfig, accelerator: 
     seconds = time.perf_counter() - start
     right = round(figures.top1 * figures.count)
     result = {
-        "model": config.model.name, "weights": config.model.weights, "data": config.data.name, "split": config.split,
+        "model": config.model.name, "weights": config.model.weights,
+        "data": _name_of(config.data), "split": config.split,
         **dataclasses.asdict(figures), "top1_interval": accuracy_interval(right, figures.count),
         "error_percent": figures.error, "images_per_second": figures.count / seconds,
     }  # fmt: skip

@@ -75,7 +75,7 @@ class Configured(nn.Module):
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Copy a state dict literally; log, once, where it comes without the evaluation scales that the model has."""
         result = super().load_state_dict(state_dict, *args, **kwargs)
-        if not self._has_warned_of_scales and read_scales(state_dict) is None:
+        if not self._has_warned_of_scales and not read_scales(state_dict):
             gates = [gate for gate in self.modules() if isinstance(gate, StochasticResidual)]
             if any(gate.eval_scale != 1.0 for gate in gates):
                 self._has_warned_of_scales = True

@@ -15,7 +15,7 @@ from .guess import guess_builder
 from .names import CLASSIFIER, OPTIONAL_BUFFERS, canonical
 from .network import BIAS, WEIGHT, find_network, match_names
 from .prefix import MAX_KEYS_SHOWN, under_prefix
-from .scales import fold_into, with_scales
+from .scales import fold_into, own_scales, with_scales
 from .sources import Source, read_checkpoint, resolve_source
 from .tensors import as_weight, check_dense, warn_of_nan
 
@@ -140,7 +140,7 @@ def load_checkpoint(model: nn.Module, checkpoint: Checkpoint, strict: bool = Tru
     if remark is None and isinstance(bare, Configured):
         bare.categories = checkpoint.categories
     # The scales of the model are in the weights now: none that are saved are missing.
-    model.load_state_dict(with_scales(state, {}), strict=False)
+    model.load_state_dict(with_scales(state, own_scales(model)), strict=False)
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:

@@ -70,6 +70,12 @@ def with_scales(weights: Mapping[str, Any], scales: Mapping[str, float]) -> Orde
     return state
 
 
+def own_scales(model: nn.Module) -> dict[str, float]:
+    """Return the evaluation scales of a model's gates, for weights that are known to be made for them."""
+    gates = [(name, module) for name, module in model.named_modules() if isinstance(module, StochasticResidual)]
+    return {name: gate.eval_scale for name, gate in gates}
+
+
 def _are_scales(values: Iterable[Any]) -> bool:
     return all(isinstance(value, float) and 0.0 <= value <= 1.0 for value in values)
 

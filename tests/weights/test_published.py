@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import Weights, WeightsEnum, get_model, get_model_weights, list_models
@@ -136,12 +137,10 @@ def test_the_readme_lists_the_weights_of_others():
         assert (cells in readme) == (entry["url"] is not None)
 
 
-@pytest.mark.parametrize("page", ["README.md", "weights/README.md"])
-def test_the_pages_show_the_tables_of_the_index(page):
-    text = (ROOT / page).read_text()
+def test_the_page_shows_the_tables_of_the_index():
+    text = (ROOT / "weights" / "README.md").read_text()
     assert fill_in(text, "models", model_table(INDEX["weights"])) == text
-    if page != "README.md":
-        assert fill_in(text, "training", training_table(INDEX["weights"])) == text
+    assert fill_in(text, "training", training_table(INDEX["weights"])) == text
 
 
 def test_files_that_ship_are_small_and_all_of_them_are_entered():
@@ -166,6 +165,30 @@ def test_every_enum_with_a_member_has_a_default(depth):
     enum = getattr(sdm, f"CifarResNet{depth}_Weights")
     is_pretrained = [member.meta["pretrained"] for member in enum]
     assert enum.DEFAULT.meta["pretrained"] == any(is_pretrained)
+
+
+def without_gates():
+    model = sdm.cifar_resnet20_stodepth_lineardecay()
+    sdm.remove_stochastic_depth(model)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("builder", "source"),
+    [
+        (sdm.resnet18_stodepth_lineardecay, torchvision.models.resnet18),
+        (sdm.cifar_resnet20_stodepth_lineardecay, without_gates),
+    ],
+)
+def test_a_literal_load_of_a_network_without_gates_warns(builder, source, tmp_path, caplog):
+    torch.save(source().state_dict(), tmp_path / "a.pth")  # as others publish it: with PyTorch's metadata
+    state = torch.load(tmp_path / "a.pth", weights_only=True)
+    with caplog.at_level("WARNING", logger="stodepth_models"):
+        builder().load_state_dict(state)
+        builder(prob_0_L=(1.0, 1.0)).load_state_dict(state)
+        builder(weights=tmp_path / "a.pth")
+    assert len(caplog.messages) == 1
+    assert "use weights=, load_pretrained or mult_flag=False" in caplog.messages[0]
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ from ...weights.published import CifarResNet20_Weights
 from ...weights.sources import Source, read_checkpoint, resolve_source, saved_preprocessing
 from ...zoo import full_name
 from ..builders import builder_of
+from ..config import LIBRARIES, ModelConfig
 from ..data.folders import images_below
 from ..data.images import IMAGES, open_rgb, resized, warn_of_unused_bits
 from ..errors import SettingsError
@@ -63,14 +64,27 @@ def find_images(paths: list[Path]) -> list[Path]:
 
 def read(weights: str, model: str | None) -> tuple[str, Source, dict[str, Any]]:
     """Return the builder, published weights or the content of a file, and the options that the weights need."""
+    options: dict[str, Any] = {}
     if model is None:
         name, options = builder_of(weights)
+    elif model.startswith(LIBRARIES):
+        name = model
     else:
-        name, options = full_name(model), {}
-    source = resolve_source(weights, get_model_weights(name), name)
+        name = full_name(model)
+    enum = None if name.startswith(LIBRARIES) else get_model_weights(name)
+    source = resolve_source(weights, enum, name)
     if not isinstance(source, WeightsEnum):
         source = read_checkpoint(source)
-    return name, source, {**options, **saved_arguments(name, source)}
+    return name, source, options
+
+
+def build(name: str, source: Source, options: dict[str, Any]) -> Any:
+    """Return the model with its weights, and with the options that their file says it was built with."""
+    if name.startswith(LIBRARIES):
+        from ..run.model import build_model  # needs the extra [train]
+
+        return build_model(ModelConfig(name=name, options=options), None, source).eval()
+    return get_model(name, weights=source, **{**options, **saved_arguments(name, source)}).eval()
 
 
 def preprocessing(model: str, source: Source) -> Callable[[Image.Image], Tensor]:
@@ -120,7 +134,7 @@ def main(words: Sequence[str]) -> None:
     paths = find_images(arguments.images)
     warn_of_unused_bits(paths)
     name, source, options = read(arguments.weights, arguments.model)
-    model = get_model(name, weights=source, **options).eval()
+    model = build(name, source, options)
     transforms = preprocessing(name, source)
     for batch in batches(paths, arguments.batch_size):
         for result in predict(model, transforms, batch, arguments.top):

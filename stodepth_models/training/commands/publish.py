@@ -17,7 +17,7 @@ from ..publish import Origin, model_table, publish, training_table
 from ..report.tables import fill_in
 
 TABLES = {"models": model_table, "training": training_table}
-PAGES = {"README.md": ["models"], "weights/README.md": ["models", "training"]}
+PAGE = "weights/README.md"
 
 
 def main(words: Sequence[str]) -> None:
@@ -29,11 +29,10 @@ def main(words: Sequence[str]) -> None:
         entry = publish(options.run, root / "weights", options.name, options.default, options.data, origin)
         print(f"weights/{entry['file']}: top-1 {entry['acc@1']:.2f} % on {entry['dataset']}")
     entries = json.loads((root / "weights" / "index.json").read_text(encoding="utf-8"))["weights"]
-    for page, tables in PAGES.items():
-        text = (root / page).read_text(encoding="utf-8")
-        for name in tables:
-            text = fill_in(text, name, TABLES[name](entries))
-        (root / page).write_text(text, encoding="utf-8")
+    text = (root / PAGE).read_text(encoding="utf-8")
+    for name, table in TABLES.items():
+        text = fill_in(text, name, table(entries))
+    (root / PAGE).write_text(text, encoding="utf-8")
 
 
 def _checkout() -> Path:

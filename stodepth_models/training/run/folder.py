@@ -46,6 +46,7 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.best, self.last = path / "best.safetensors", path / "last.safetensors"
         self.config, self.metrics, self.result = path / "config.json", path / "metrics.jsonl", path / "result.json"
+        self._made: list[Path] = []  # by this object: the folder and those above it, the innermost first
 
     def check(self, config: TrainConfig, world: int) -> None:
         """Make sure that the run may be written here.
@@ -58,6 +59,7 @@ class RunFolder:
             SettingsError: the folder cannot be written, holds another run, or holds this one and ``resume`` is off.
         """
         probe = self.path / f".{uuid.uuid4().hex}"
+        self._made = [path for path in (self.path, *self.path.parents) if not path.exists()]
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             probe.touch()
@@ -74,6 +76,17 @@ class RunFolder:
             changed.append(f"the number of processes was {saved['processes']}, is {world}")
         if changed:
             raise SettingsError(f"resume: {self.path} was run with other settings: {'; '.join(changed)}")
+
+    def discard(self) -> None:
+        """Remove the folders that :meth:`check` made, as far as nothing was written into them."""
+        lock = self.path / ".lock"
+        if self.path in self._made and self.path.is_dir() and list(self.path.iterdir()) == [lock]:
+            lock.unlink()
+        for folder in self._made:
+            try:
+                folder.rmdir()
+            except OSError:
+                return
 
     @contextmanager
     def lock(self) -> Iterator[bool]:

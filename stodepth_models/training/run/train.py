@@ -13,7 +13,7 @@ from accelerate.utils import broadcast
 
 from ...survival import set_survival_probs
 from ...weights.checkpoint import read_file, write_file
-from ...weights.scales import with_scales
+from ...weights.scales import own_scales, with_scales
 from ..config import TrainConfig
 from ..data.augmentation import check_augmentation
 from ..data.batches import EvaluationBatches
@@ -46,6 +46,14 @@ def train(config: TrainConfig) -> int:
         Diverged: the loss is not a number, or accuracy stays at chance.
     """
     folder = RunFolder(config.output.expanduser())
+    try:
+        return _train_in(folder, config)
+    except Exception:
+        folder.discard()
+        raise
+
+
+def _train_in(folder: RunFolder, config: TrainConfig) -> int:
     folder.check(config, int(os.environ.get("WORLD_SIZE", "1")))
     check_model(folder.model(config))
     check_optimizer(config.optim, config.epochs)
@@ -226,9 +234,10 @@ class Run:
     def _load_best(self) -> None:
         self.accelerator.wait_for_everyone()
         best = read_file(self.folder.best, str(self.folder.best))
-        self.trainer.learner.evaluated.load_state_dict(with_scales(best.state_dict, {}))  # literally: the scales follow
+        model = self.trainer.learner.evaluated
+        model.load_state_dict(with_scales(best.state_dict, own_scales(model)))  # literally: the scales follow
         if best.config is not None and best.config["survival_probs"]:
-            set_survival_probs(self.trainer.learner.evaluated, best.config["survival_probs"])
+            set_survival_probs(model, best.config["survival_probs"])
 
     def _peak_memory(self) -> float:
         """In MiB, over all processes that the run has gone through one after another."""

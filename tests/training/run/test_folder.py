@@ -13,6 +13,7 @@ from stodepth_models.training.data.splits import Arrays
 from stodepth_models.training.errors import SettingsError
 from stodepth_models.training.run.folder import RunFolder
 from stodepth_models.training.run.state import save_checkpoint
+from stodepth_models.training.run.train import train
 from stodepth_models.weights.checkpoint import write_file
 
 ROWS = [{"epoch": epoch, "loss": 0.5} for epoch in (1, 2, 3)]
@@ -140,3 +141,13 @@ def test_a_run_of_version_0_1_0_goes_on_without_a_fingerprint(tmp_path):
     folder.config.write_text(json.dumps(saved))
     folder.check_data(config, data)
     assert folder.run_name() is None
+
+
+@pytest.mark.parametrize("existing", ["", "runs", "runs/new"])
+def test_a_run_that_could_not_begin_leaves_no_folder(tmp_path, existing):
+    (tmp_path / existing).mkdir(parents=True, exist_ok=True)
+    config = TrainConfig(data=DataConfig(name="folder", root=tmp_path / "pets"), output=tmp_path / "runs" / "new")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ValueError, match="pets"):
+        train(config)
+    assert [path for path in sorted(tmp_path.rglob("*")) if path.name != ".lock"] == before
