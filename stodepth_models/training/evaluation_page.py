@@ -84,17 +84,22 @@ def _worst(predictions: Predictions, data: Data, split: Split) -> list[dict[str,
     images = predictions.worst(_WORST)
     entries = []
     for image, picture in zip(images, _pictures(data, split, images), strict=True):
-        place = f"image {image} of the split"
-        if not isinstance(split, Arrays):
-            place = split.paths[image].relative_to(split.root).as_posix()
         entries.append({
             "picture": _png(Image.fromarray(picture)),
-            "place": place,
+            "place": _place(split, image),
             "label": predictions.names[predictions.labels[image]],
             "predicted": predictions.names[predictions.predicted[image]],
             "confidence": predictions.confidence[image],
         })  # fmt: skip
     return entries
+
+
+def _place(split: Split, image: int) -> str:
+    """Return where to find an image."""
+    files = split.files if isinstance(split, Arrays) else split
+    if files is None:
+        return f"image {image} of the split"
+    return files.paths[image].relative_to(files.root).as_posix()
 
 
 def _pictures(data: Data, split: Split, images: list[int]) -> NDArray[np.uint8]:

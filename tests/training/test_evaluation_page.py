@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 from sklearn.metrics import confusion_matrix
 
-from stodepth_models.training.data.datasets import Data
+from stodepth_models.training.config import DataConfig
+from stodepth_models.training.data.datasets import Data, load_data
 from stodepth_models.training.data.splits import Arrays, Files
 from stodepth_models.training.evaluation_page import _draw_matrix, write_page
 from stodepth_models.training.predictions import Predictions
@@ -80,6 +81,22 @@ def test_the_page_holds_figures_classes_and_the_worst_pictures(tmp_path):
     assert [picture[0, 0, 0] for picture in page.pictures[1:]] == [5, 2, 1]
     assert "3 of 6 predictions are wrong" in page.text
     assert "predicted: cat, 75 %" in page.text
+    assert "image 5 of the split" in page.text
+
+
+def test_small_images_are_named_by_their_files(tmp_path):
+    for split, name, count in (("train", "cat", 2), ("train", "dog", 2), ("test", "cat", 1), ("test", "dog", 2)):
+        (tmp_path / split / name).mkdir(parents=True)
+        for number in range(count):
+            Image.new("RGB", (8, 8), (10 * number,) * 3).save(tmp_path / split / name / f"{number}.png")
+    (tmp_path / "test" / "cat" / "0.png").write_bytes(b"no image")
+    Image.new("RGB", (8, 8)).save(tmp_path / "test" / "cat" / "1.png")
+    with pytest.warns(UserWarning, match=r"0\.png cannot be read as an image: skipped"):
+        data = load_data(DataConfig(name="folder", root=tmp_path, unreadable="skip"), "test")
+    found = predictions([0, 1, 1], [0, 1, 0], ("cat", "dog"))
+    page = Page(write_page(tmp_path, "m", RESULT, found, data, data.test).read_text(encoding="utf-8"))
+    assert page.pictures[1][0, 0, 0] == 10
+    assert "test/dog/1.png" in page.text
 
 
 def test_large_images_are_read_from_their_files_and_named(tmp_path):

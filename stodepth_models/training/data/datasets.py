@@ -123,7 +123,7 @@ def _read_folder(config: DataConfig, wanted: str | None) -> tuple[dict[str, Spli
         files = {wanted: files[wanted]}
     warn_of_unused_bits([path for split in files.values() for path in split.paths])
     if side <= LARGEST_UNCUT:
-        return {name: Arrays(*decode(split, side, config.unreadable)) for name, split in files.items()}, classes, side
+        return {name: decode(split, side, config.unreadable) for name, split in files.items()}, classes, side
     # Only a set that may hold damaged images is read through beforehand: it takes as long as an epoch.
     if config.unreadable == "skip":
         files = {name: without_unreadable(split, "skip") for name, split in files.items()}
@@ -169,7 +169,7 @@ def _statistics(train: Split | None, side: int, config: DataConfig) -> tuple[Ten
     if isinstance(train, Files):
         step = max(1, len(train.paths) // 500)
         sample = train.select(torch.arange(0, len(train.paths), step))
-        train = Arrays(*decode(sample, side, config.unreadable))
+        train = decode(sample, side, config.unreadable)
     values = torch.arange(256, dtype=torch.float64) / 255
     # Sums over all pixels would need floating-point copies of all images; a histogram does not.
     channels = train.images.flatten(0, 2).unbind(1)

@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from .images import open_rgb
-from .splits import Files
+from .splits import Arrays, Files
 
 
 def open_image(path: Path) -> Image.Image:
@@ -28,8 +28,8 @@ def open_image(path: Path) -> Image.Image:
         ) from None
 
 
-def decode(files: Files, side: int, unreadable: str) -> tuple[Tensor, Tensor]:
-    """Return images ``(N, side, side, 3)``, uint8, and labels ``(N,)``.
+def decode(files: Files, side: int, unreadable: str) -> Arrays:
+    """Read images of ``side`` by ``side`` pixels into memory.
 
     Args:
         files: what to read; an image of another size is scaled on its shorter side and cut in the middle.
@@ -44,8 +44,8 @@ def decode(files: Files, side: int, unreadable: str) -> tuple[Tensor, Tensor]:
         errors = list(pool.map(_decode_into, images, files.paths, repeat(side)))
     readable = _readable(files, errors, unreadable)
     if all(readable):
-        return images, files.labels
-    return images[readable], files.labels[readable]
+        return Arrays(images, files.labels, files)
+    return Arrays(images, files.labels, files).select(readable)
 
 
 def without_unreadable(files: Files, unreadable: str) -> Files:

@@ -16,27 +16,6 @@ logger = logging.getLogger("stodepth_models")
 _MAX_CLASSES_SHOWN = 5
 
 
-class Arrays(NamedTuple):
-    """Images ``(N, H, W, 3)``, uint8, and labels ``(N,)``, int64."""
-
-    images: Tensor
-    labels: Tensor
-
-    def select(self, indices: Tensor) -> "Arrays":
-        """Return some images; ``indices`` are numbers, or a boolean mask ``(N,)``."""
-        return Arrays(self.images[indices], self.labels[indices])
-
-    def relabel(self, outputs: Tensor) -> "Arrays":
-        """Return the same images with ``outputs[label]`` for each label."""
-        return Arrays(self.images, outputs[self.labels])
-
-    def digests(self) -> dict[str, str]:
-        """Return a digest of each part that a training run depends on."""
-        shape = str(tuple(self.images.shape)).encode()
-        pixels = self.images.contiguous().numpy().data
-        return {"pixels": _digest([shape, pixels]), "labels": _digest([self.labels.numpy().tobytes()])}
-
-
 @dataclass(frozen=True)
 class Files:
     """Image files and the class of each.
@@ -67,6 +46,37 @@ class Files:
         sizes = (str(_size(path)).encode() for path in self.paths)
         labels = self.labels.numpy().tobytes()
         return {"names": _digest(names), "sizes": _digest(sizes), "labels": _digest([labels])}
+
+
+class Arrays(NamedTuple):
+    """Images in memory.
+
+    Attributes:
+        images: ``(N, H, W, 3)``, uint8.
+        labels: index of the class of each image, ``(N,)``, int64.
+        files: that the images were read from; None for others.
+    """
+
+    images: Tensor
+    labels: Tensor
+    files: Files | None = None
+
+    def select(self, indices: Tensor) -> "Arrays":
+        """Return some images; ``indices`` are numbers, or a boolean mask ``(N,)``."""
+        files = None
+        if self.files is not None:
+            files = self.files.select(indices)
+        return Arrays(self.images[indices], self.labels[indices], files)
+
+    def relabel(self, outputs: Tensor) -> "Arrays":
+        """Return the same images with ``outputs[label]`` for each label."""
+        return Arrays(self.images, outputs[self.labels], self.files)
+
+    def digests(self) -> dict[str, str]:
+        """Return a digest of each part that a training run depends on."""
+        shape = str(tuple(self.images.shape)).encode()
+        pixels = self.images.contiguous().numpy().data
+        return {"pixels": _digest([shape, pixels]), "labels": _digest([self.labels.numpy().tobytes()])}
 
 
 Split = Arrays | Files
