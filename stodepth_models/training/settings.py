@@ -8,7 +8,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from ..checks import did_you_mean
-from .config import DATASETS
+from .data_config import DATASETS
 from .errors import SettingsError
 from .flags import find_flag
 from .recipes import find_recipe, recipe_names

@@ -12,7 +12,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import Compose, RandomCrop, RandomHorizontalFlip, TrivialAugmentWide
 
 from ..config import DataConfig
-from ..errors import SettingsError, first_line
+from .datasets import Data
 from .images import LARGEST_UNCUT
 
 TRIVIAL_AUGMENT = "ta_wide"  # torchvision's name; timm has every policy but this one
@@ -49,48 +49,23 @@ def seeded_streams(*numbers: int) -> Iterator[None]:
             np.random.set_state(of_numpy)
 
 
-def make_transform(config: DataConfig, side: int, padding: int, flip: bool, mean: Tensor, std: Tensor) -> Transform:
-    """Return timm's transform of a training image to a standardised float32 tensor ``(3, side, side)``.
+def make_transform(config: DataConfig, data: Data) -> Transform:
+    """Return timm's transform of a training image to a standardised float32 tensor ``(3, H, W)``.
 
     Images up to 64 pixels are padded and cropped, as without timm.
-
-    Args:
-        config: settings of the augmentation.
-        side: of the crop, in pixels.
-        padding: zero padding in pixels before the crop of small images.
-        flip: mirror at random.
-        mean: of each channel, ``(3,)``, in [0, 1].
-        std: of each channel, ``(3,)``.
 
     Raises:
         Exception: whatever timm raises for a policy or an argument that it does not know.
     """
-    is_trivial = config.aa == TRIVIAL_AUGMENT
+    side, is_trivial = data.image_size, config.aa == TRIVIAL_AUGMENT
     settings = {
-        "hflip": 0.5 * flip, "color_jitter": config.color_jitter, "auto_augment": None if is_trivial else config.aa,
-        "re_prob": config.reprob, "re_mode": config.remode, "mean": mean.tolist(), "std": std.tolist(),
-        **config.transform_args,
+        "hflip": 0.5 * data.flip, "color_jitter": config.color_jitter, "re_prob": config.reprob,
+        "auto_augment": None if is_trivial else config.aa, "re_mode": config.remode,
+        "mean": data.mean.tolist(), "std": data.std.tolist(), **config.transform_args,
     }  # fmt: skip
     crop, augment, finish = create_transform(side, is_training=True, separate=True, **settings)
     if side <= LARGEST_UNCUT:
-        crop = Compose([RandomCrop(side, padding), RandomHorizontalFlip(0.5 * flip)])
+        crop = Compose([RandomCrop(side, data.padding), RandomHorizontalFlip(0.5 * data.flip)])
     if is_trivial:
         augment = TrivialAugmentWide()
     return Compose([crop, augment, finish])
-
-
-def check_augmentation(config: DataConfig) -> None:
-    """Transform an image, so that a wrong policy or argument is found before any data is read.
-
-    Raises:
-        SettingsError: timm refuses the settings.
-    """
-    if not config.uses_timm:
-        return
-    side = config.image_size or 224
-    try:
-        make_transform(config, side, 0, True, torch.zeros(3), torch.ones(3))(Image.new("RGB", (side, side)))
-    except Exception as error:  # whatever an argument of the wrong kind provokes
-        reason = first_line(error)
-        given = f"given data.aa={config.aa} and data.transform_args={config.transform_args}"
-        raise SettingsError(f"{reason}, {given}") from None

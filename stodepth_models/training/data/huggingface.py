@@ -46,14 +46,17 @@ def _write(splits: Any, datasets: Any, name: str, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", suffix=".partial", dir=target.parent))
     try:
-        for split, rows in splits.items():
-            if split in _SPLITS:
-                image = _column(rows, datasets.Image, name)
-                label = _column(rows, datasets.ClassLabel, name)
-                # The bytes as they are: decoded and encoded again, JPEG images would lose quality.
-                _write_split(
-                    rows.cast_column(image, datasets.Image(decode=False)), image, label, partial / _SPLITS[split]
-                )
+        for split in _SPLITS.keys() & splits.keys():
+            rows = splits[split]
+            image, label = (_column(rows, kind, name) for kind in (datasets.Image, datasets.ClassLabel))
+            classes = [partial / _SPLITS[split] / text.replace(os.sep, "_") for text in rows.features[label].names]
+            for path in classes:
+                path.mkdir(parents=True)
+            # The bytes as they are: decoded and encoded again, JPEG images would lose quality.
+            for number, row in enumerate(rows.cast_column(image, datasets.Image(decode=False))):
+                source = Path(row[image]["path"] or "")  # of the bytes it is a name; none: known by their content
+                content = row[image]["bytes"] or source.read_bytes()
+                (classes[row[label]] / f"{number:08d}{source.suffix}").write_bytes(content)
         os.replace(partial, target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -64,13 +67,3 @@ def _column(rows: Any, kind: type, name: str) -> str:
         if isinstance(feature, kind):
             return column
     raise ValueError(f"data.root: {name} has no column of type {kind.__name__}, only {', '.join(rows.features)}")
-
-
-def _write_split(rows: Any, image: str, label: str, folder: Path) -> None:
-    classes = [folder / text.replace(os.sep, "_") for text in rows.features[label].names]
-    for path in classes:
-        path.mkdir(parents=True)
-    for number, row in enumerate(rows):
-        content = row[image]["bytes"] or Path(row[image]["path"]).read_bytes()
-        suffix = Path(row[image]["path"] or "").suffix  # none: images are known by their content
-        (classes[row[label]] / f"{number:08d}{suffix}").write_bytes(content)

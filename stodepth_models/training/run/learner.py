@@ -1,20 +1,44 @@
 """A model and everything that changes its weights: loss, optimizer, schedules, the average of the weights."""
 
+import dataclasses
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from PIL import Image
 from timm.utils import ModelEmaV3
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from ...survival import set_survival_probs, survival_probs
 from ..config import ModelConfig, TrainConfig
+from ..data.augmentation import make_transform
 from ..data.datasets import Data
-from ..errors import first_line
+from ..errors import SettingsError, first_line
 from .machine import free_group_last
 from .model import Shares, build_model, freeze_norms, make_survival_schedule, prepare_for_training
 from .objective import Objective
 from .optimizer import make_optimizer
+
+
+def check_timm(config: TrainConfig) -> None:
+    """Transform an image and take a step, so that what timm does not know is found before any data is read.
+
+    Raises:
+        SettingsError: timm refuses a name or an argument, or the optimizer needs more than gradients.
+    """
+    side, model = config.data.image_size or 224, nn.Linear(2, 2)
+    data = Data(None, None, None, (), side, side, 0, True, torch.zeros(3), torch.ones(3))
+    try:
+        if config.data.uses_timm:
+            make_transform(config.data, data)(Image.new("RGB", (side, side)))
+        optim = dataclasses.replace(config.optim, layer_decay=None)  # a single layer has none
+        optimizer, _ = make_optimizer(model, optim, config.epochs, steps_per_epoch=2)
+        model.weight.sum().backward()
+        optimizer.step()
+    except Exception as error:  # whatever an argument of the wrong kind provokes
+        given = f"optim.opt={config.optim.opt}, optim.sched={config.optim.sched}, data.aa={config.data.aa}"
+        raise SettingsError(f"{first_line(error)}, given {given}") from None
 
 
 class Learner:
@@ -76,11 +100,6 @@ class Learner:
             set_survival_probs(self.ema.module, probs)
         return self.ema.module
 
-    @property
-    def lr(self) -> float:
-        """Highest learning rate of the next step."""
-        return max(group["lr"] for group in self.optimizer.param_groups)
-
     def train(self) -> None:
         """Set the model to training, but for what is frozen."""
         self.model.train()
@@ -95,14 +114,19 @@ class Learner:
             self.accelerator.clip_grad_value_(self.bare.parameters(), optim.clip_grad)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.scheduler.step()
+        if isinstance(self.scheduler, LambdaLR):
+            self.scheduler.step()
+        else:
+            self.scheduler.step_update(number)
         if self.ema is not None:
             self.ema.update(self.bare, step=number)
         if self.survival is not None and self.survival_moves_by_step:
             self.survival.step()
 
-    def end_epoch(self) -> None:
-        """Move what follows the epochs."""
+    def end_epoch(self, number: int) -> None:
+        """Move what follows the epochs; ``number`` of them are done."""
+        if not isinstance(self.scheduler, LambdaLR):
+            self.scheduler.step(number)
         if self.survival is not None and not self.survival_moves_by_step:
             self.survival.step()
 

@@ -13,7 +13,8 @@ from ...survival import survival_probs
 from ...weights.checkpoint import Checkpoint
 from ...weights.config import Configured, config_of
 from ...weights.load import load_pretrained
-from ..config import PRETRAINED, ModelConfig
+from ..config import ModelConfig
+from ..model_config import PRETRAINED
 
 
 def build_of_library(config: ModelConfig, num_classes: int | None, weights: Any) -> nn.Module:

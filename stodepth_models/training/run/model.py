@@ -17,8 +17,9 @@ from ...schedules import SurvivalSchedule
 from ...survival import linear_decay, survival_probs
 from ...weights.prefix import under_prefix
 from ...weights.sources import read_checkpoint, resolve_source
-from ..config import ALL_BUT_CLASSIFIER, PRETRAINED, ModelConfig
+from ..config import ModelConfig
 from ..errors import SettingsError, first_line
+from ..model_config import ALL_BUT_CLASSIFIER, PRETRAINED
 from .libraries import build_of_library, classifiers
 
 

@@ -1,17 +1,16 @@
 """The optimizer of a run and its learning rate: those of the paper's recipes, or any of timm by name."""
 
 import math
-from typing import Any
+from types import SimpleNamespace
 
-from timm.optim import create_optimizer_v2
-from timm.scheduler import create_scheduler_v2
+from timm.optim import create_optimizer_v2, optimizer_kwargs
+from timm.scheduler import create_scheduler_v2, scheduler_kwargs
 from timm.scheduler.scheduler import Scheduler
 from torch import nn
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from ..config import OptimConfig
-from ..errors import SettingsError, first_line
 from .libraries import classifiers
 
 _RISE = 0.3  # share of a one-cycle run in which the learning rate rises (Smith and Topin, arXiv:1708.07120)
@@ -21,37 +20,10 @@ _START = 1 / 25  # learning rate at its begin, over the peak
 _RESNET_LAYERS = {"stem": r"^(?:conv1|bn1)\b", "blocks": r"^layer(\d+)\.(\d+)"}
 
 
-class TimmSchedule:
-    """A schedule of timm that counts the steps itself, so that it is used and saved as those of torch are.
-
-    Args:
-        scheduler: moves at updates or at epochs, as it was made.
-        steps_per_epoch: optimizer steps.
-    """
-
-    def __init__(self, scheduler: Scheduler, steps_per_epoch: int) -> None:
-        self.scheduler, self.steps_per_epoch, self.steps = scheduler, steps_per_epoch, 0
-
-    def step(self) -> None:
-        """Set the learning rates of the next step."""
-        self.steps += 1
-        self.scheduler.step_update(self.steps)
-        if self.steps % self.steps_per_epoch == 0:
-            self.scheduler.step(self.steps // self.steps_per_epoch)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return plain data; the learning rates are in the state of the optimizer."""
-        return {"steps": self.steps}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where :meth:`state_dict` was taken."""
-        self.steps = state["steps"]
-
-
 def make_optimizer(
     model: nn.Module, config: OptimConfig, epochs: int, steps_per_epoch: int
-) -> tuple[Optimizer, LambdaLR | TimmSchedule]:
-    """Return an optimizer over the parameters that are not frozen, and a schedule to step after each of its steps.
+) -> tuple[Optimizer, LambdaLR | Scheduler]:
+    """Return an optimizer over the parameters that are not frozen, and its schedule: of torch, or where named of timm.
 
     Raises:
         Exception: whatever timm raises for a name or an argument that it does not know.
@@ -62,31 +34,12 @@ def make_optimizer(
         return optimizer, LambdaLR(optimizer, lambda step: lr_factor(config, step / steps_per_epoch, epochs))
     if config.sched in ("none", "plateau"):
         raise ValueError(f"optim.sched={config.sched} is no schedule over epochs: take constant, or leave it out")
-    settings = {
-        "num_epochs": epochs, "warmup_epochs": config.warmup_epochs, "warmup_lr": config.warmup_lr,
-        "min_lr": config.min_lr, "decay_epochs": config.decay_epochs, "decay_rate": config.decay_rate,
-        "step_on_epochs": not config.sched_on_updates, "updates_per_epoch": steps_per_epoch, **config.sched_args,
-    }  # fmt: skip
-    scheduler, length = create_scheduler_v2(optimizer, config.sched, **settings)
+    settings = scheduler_kwargs(SimpleNamespace(**vars(config), epochs=epochs))
+    settings |= {"updates_per_epoch": steps_per_epoch, **config.sched_args}
+    scheduler, length = create_scheduler_v2(optimizer, **settings)
     if length != epochs:
         raise ValueError(f"optim.sched={config.sched} lasts {length} epochs: set epochs or optim.sched_args to match")
-    return optimizer, TimmSchedule(scheduler, steps_per_epoch)
-
-
-def check_optimizer(config: OptimConfig, epochs: int) -> None:
-    """Take a step with the optimizer, so that a wrong name or argument is found before any data is read.
-
-    Raises:
-        SettingsError: timm refuses the settings, or the optimizer needs more than gradients.
-    """
-    model = nn.Linear(2, 2)
-    try:
-        optimizer, _ = make_optimizer(model, config, epochs, steps_per_epoch=2)
-        model.weight.sum().backward()
-        optimizer.step()
-    except Exception as error:  # whatever an argument of the wrong kind provokes
-        reason = first_line(error)
-        raise SettingsError(f"{reason}, given optim.opt={config.opt} and optim.sched={config.sched}") from None
+    return optimizer, scheduler
 
 
 def lr_factor(config: OptimConfig, epoch: float, epochs: int) -> float:
@@ -122,13 +75,9 @@ def _paper_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:
 
 
 def _timm_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:
-    settings: dict[str, Any] = {"eps": config.opt_eps, "betas": config.opt_betas, "layer_decay": config.layer_decay}
-    settings = {name: value for name, value in settings.items() if value is not None}
     if config.layer_decay is not None:
         _name_layers(model)
-    optimizer = create_optimizer_v2(
-        model, config.opt or "sgd", config.lr, config.weight_decay, config.momentum, **settings, **config.opt_args
-    )  # fmt: skip
+    optimizer = create_optimizer_v2(model, **optimizer_kwargs(config))
     for group in optimizer.param_groups:
         # The schedules of timm multiply by the scale themselves, from the learning rate that the group begins with.
         if not config.sched:

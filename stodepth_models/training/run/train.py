@@ -15,17 +15,16 @@ from ...survival import set_survival_probs
 from ...weights.checkpoint import read_file, write_file
 from ...weights.scales import own_scales, with_scales
 from ..config import TrainConfig
-from ..data.augmentation import check_augmentation
 from ..data.batches import EvaluationBatches
 from ..data.datasets import Data, load_data
 from ..data.splits import Split
 from ..errors import Diverged, Interrupted, SettingsError
 from .folder import RunFolder, flat_settings
+from .learner import check_timm
 from .libraries import describe
 from .machine import any_process, device_name, make_accelerator, peak_memory
 from .metrics import Figures, chance, evaluate, near_chance
 from .model import check_model
-from .optimizer import check_optimizer
 from .signals import StopRequest
 from .trackers import start_trackers, tracked
 from .trainer import Trainer
@@ -56,8 +55,7 @@ def train(config: TrainConfig) -> int:
 def _train_in(folder: RunFolder, config: TrainConfig) -> int:
     folder.check(config, int(os.environ.get("WORLD_SIZE", "1")))
     check_model(folder.model(config))
-    check_optimizer(config.optim, config.epochs)
-    check_augmentation(config.data)
+    check_timm(config)
     accelerator = make_accelerator(config.cpu, config.precision, config.trackers, folder.path)
     torch.backends.cudnn.deterministic = config.deterministic
     torch.backends.cudnn.benchmark = not config.deterministic

@@ -66,9 +66,7 @@ class Trainer:
             len(labels), config.batch_size, config.seed, accelerator.process_index, accelerator.num_processes,
             config.optim.accumulate, config.data.mixes, weights,
         )  # fmt: skip
-        transform = None
-        if config.data.uses_timm:
-            transform = make_transform(config.data, data.image_size, data.padding, data.flip, data.mean, data.std)
+        transform = make_transform(config.data, data) if config.data.uses_timm else None
         return TrainBatches(data, order, accelerator.device, config.data.workers, transform)
 
     def train_epoch(self) -> dict[str, float]:
@@ -180,7 +178,7 @@ class Trainer:
         progress.epoch_seconds = progress.epoch_processor_seconds = 0.0
         # Only now: the epoch was evaluated, and its weights were written, under the probabilities it was trained with.
         if progress.epoch < self.config.epochs:
-            self.learner.end_epoch()
+            self.learner.end_epoch(progress.epoch)
         self._record_start()
 
     def epoch_flops_share(self) -> float:
@@ -191,7 +189,7 @@ class Trainer:
         """Record what the epoch starts with, so that a run that is resumed within it reports the same."""
         progress = self.progress
         progress.share_at_start = self.learner.shares.expected()
-        progress.lr_at_start = self.learner.lr
+        progress.lr_at_start = max(group["lr"] for group in self.learner.optimizer.param_groups)
         progress.survival_at_start = survival_probs(self.learner.bare)
 
     def last_checkpoint(self) -> Path | None:

@@ -11,7 +11,8 @@ from torch.nn.functional import cross_entropy
 import stodepth_models as sdm
 from stodepth_models.training.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
 from stodepth_models.training.data.datasets import load_data
-from stodepth_models.training.run.learner import Learner
+from stodepth_models.training.errors import SettingsError
+from stodepth_models.training.run.learner import Learner, check_timm
 
 SETTINGS = TrainConfig(
     model=ModelConfig(prob_0_L=(1.0, 1.0)), batch_size=16,
@@ -83,3 +84,28 @@ def test_a_compiled_model_is_the_model(data, monkeypatch):
     assert first.keys() == second.keys()
     for name, tensor in first.items():
         torch.testing.assert_close(second[name], tensor)
+
+
+@pytest.mark.parametrize(
+    ("section", "changes", "message"),
+    [
+        ("optim", {"opt": "adamv"}, "adamv"),
+        ("optim", {"opt": "adamw", "opt_args": {"x": 1}}, "'x'"),
+        ("optim", {"opt": "adahessian"}, r"optim\.opt=adahessian"),
+        ("optim", {"sched": "cosin"}, "Unknown scheduler 'cosin'"),
+        ("optim", {"sched": "plateau"}, r"optim\.sched=plateau is no schedule over epochs"),
+        ("optim", {"sched": "cosine", "sched_args": {"cooldown_epochs": 3}}, "lasts 33 epochs"),
+        ("data", {"aa": "rand-x9"}, r"RandAugment.*data\.aa=rand-x9"),
+        ("data", {"aa": "ta-wide"}, r"data\.aa=ta-wide"),
+        ("data", {"transform_args": {"hue": 1}}, "'hue'"),
+    ],
+)
+def test_what_timm_does_not_know_is_refused_before_any_data_is_read(section, changes, message):
+    config = dataclasses.replace(SETTINGS, **{section: dataclasses.replace(getattr(SETTINGS, section), **changes)})
+    with pytest.raises(SettingsError, match=message):
+        check_timm(config)
+
+
+def test_layer_decay_is_no_reason_for_a_warning_of_the_check(caplog):
+    check_timm(dataclasses.replace(SETTINGS, optim=OptimConfig(opt="adamw", layer_decay=0.5)))
+    assert not caplog.records
