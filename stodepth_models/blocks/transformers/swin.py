@@ -102,3 +102,47 @@ SWIN_V2 = BlockSpec(
     ),
     output=_output_v2,
 )
+
+
+# donut, maskformer, clap: the same as SWIN, written for an attention that returns its weights on demand
+def _attention_on_demand(
+    block: Any,
+    x: Tensor,
+    input_dimensions: Size,
+    output_attentions: bool | None = False,
+    always_partition: bool | None = False,
+) -> tuple[Tensor, Any]:
+    if not always_partition:
+        block.set_shift_and_window_size(input_dimensions)
+
+    def attend(windows: Tensor, mask: Tensor | None) -> tuple[Tensor, Any]:
+        out, *weights = block.attention(windows, mask, output_attentions=output_attentions)
+        return out, weights[0] if weights else None
+
+    return _attend_in_windows(block, block.layernorm_before(x), input_dimensions, attend)
+
+
+SWIN_ON_DEMAND = BlockSpec(
+    (
+        Residual(
+            _attention_on_demand,
+            mask="drop_path",
+            returns_more=True,
+            scalable_weights=lambda block: scalable_weights(block.attention.output.dense),
+        ),
+        Residual(
+            lambda block, x: block.output(block.intermediate(block.layernorm_after(x))),
+            scalable_weights=lambda block: scalable_weights(block.output.dense),
+        ),
+    ),
+    output=_output_v2,
+)
+
+_MODELS = "transformers.models."
+
+SWINS: dict[str, BlockSpec] = {
+    f"{_MODELS}clap.modeling_clap.ClapAudioLayer": SWIN_ON_DEMAND,
+    f"{_MODELS}donut.modeling_donut_swin.DonutSwinLayer": SWIN_ON_DEMAND,
+    f"{_MODELS}swin.modeling_swin.SwinLayer": SWIN,
+    f"{_MODELS}swinv2.modeling_swinv2.Swinv2Layer": SWIN_V2,
+}

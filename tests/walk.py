@@ -1,0 +1,239 @@
+"""Convert every model of timm, torchvision or transformers, on the meta device, and count what becomes of them.
+
+    python tests/walk.py timm            # a table of families: converted, refused, without a residual block
+    python tests/walk.py timm --names    # one model name for each combination of module and block classes
+
+A model is converted when no mask that its forward pass calls is left, but for those that the log names. It is refused
+when the error names a class that holds a mask. Anything else is an error, and the walk ends with exit status 1.
+"""
+
+import argparse
+import logging
+import sys
+import time
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import timm
+import torch
+import torchvision
+from torch import nn
+from torchvision.models.regnet import BlockParams
+
+import stodepth_models as sdm
+from stodepth_models.blocks.gated import GatedBlock
+from stodepth_models.blocks.masks import masks_rows
+
+RATE = 0.1
+
+
+@dataclass
+class Outcome:
+    """What became of a model: ``kind`` is converted, refused, without masks, without blocks, or wrong."""
+
+    kind: str
+    classes: tuple[str, ...] = ()  # of the blocks with gates, or those that the error has named
+    faults: list[str] = field(default_factory=list)
+
+
+def convert(model: nn.Module, call: Callable[[nn.Module], object] | None) -> Outcome:
+    """Convert a model; ``call`` runs its forward pass, and shows which masks it uses."""
+    masks = {name: module for name, module in model.named_modules() if masks_rows(module)}
+    used = called(model.eval(), masks, call)
+    holders = {type(model.get_submodule(name.rpartition(".")[0])).__name__ for name in used}
+    log = Log()
+    try:
+        sdm.apply_stochastic_depth(model, drop_rate=None if masks else RATE)
+    except ValueError as error:
+        return refused(model, str(error), masks, holders)
+    finally:
+        log.close()
+    classes = {type(block).stodepth_original.__name__ for block in model.modules() if isinstance(block, GatedBlock)}
+    left = {name for name in used if masks_rows(model.get_submodule(name))}
+    faults = []
+    for name in left:
+        holder = type(model.get_submodule(name.rpartition(".")[0])).__name__
+        if holder not in log.text:
+            faults.append(f"{name} is called and stays, and the log does not name {holder}")
+    kind = "converted" if masks else "without masks"
+    return Outcome("wrong" if faults else kind, tuple(sorted(classes)), faults)
+
+
+def called(model: nn.Module, masks: dict[str, nn.Module], call: Callable[[nn.Module], object] | None) -> set[str]:
+    """Names of the masks that a forward pass calls; all of them where the model does not run on the meta device."""
+    found: set[str] = set()
+    hooks = [module.register_forward_pre_hook(lambda *_, name=name: found.add(name)) for name, module in masks.items()]
+    try:
+        if call is None:
+            return set(masks)
+        with torch.no_grad():
+            call(model)
+        return found
+    except Exception:
+        return set(masks)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def refused(model: nn.Module, message: str, masks: dict[str, nn.Module], holders: set[str]) -> Outcome:
+    if any(isinstance(module, GatedBlock) for module in model.modules()):
+        return Outcome("wrong", faults=["the model is half converted behind an error"])
+    if not masks:
+        return Outcome("without blocks")
+    containers = {"Sequential", "ModuleList", "ModuleDict"}
+    named = {holder for holder in holders if holder in message or holder in containers}
+    if not named:
+        return Outcome("wrong", faults=[f"the error names none of {sorted(holders)}: {message}"])
+    return Outcome("refused", tuple(sorted(named)))
+
+
+class Log(logging.Handler):
+    """What the package says in the log meanwhile."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.text = ""
+        self.logger = logging.getLogger("stodepth_models")
+        self.propagated, self.logger.propagate = self.logger.propagate, False
+        self.logger.addHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.text += record.getMessage()
+
+    def close(self) -> None:
+        self.logger.removeHandler(self)
+        self.logger.propagate = self.propagated
+        super().close()
+
+
+def walk_timm(name: str) -> tuple[str, Outcome]:
+    """The module of a timm model, and what becomes of it."""
+    family = timm.model_entrypoint(name).__module__.rpartition(".")[2]
+    with torch.device("meta"):
+        try:
+            model = timm.create_model(name, drop_path_rate=RATE)
+        except TypeError:
+            model = timm.create_model(name)
+        size = model.pretrained_cfg.get("input_size") or (3, 224, 224)
+        return family, convert(model, lambda model: model(torch.empty(2, *size)))
+
+
+def walk_torchvision(name: str) -> tuple[str, Outcome]:
+    """The module of a torchvision model, and what becomes of it."""
+    builder = torchvision.models.get_model_builder(name)
+    family = builder.__module__.removeprefix("torchvision.models.")
+    options = {"weights": None}
+    if family.partition(".")[0] in ("detection", "segmentation"):
+        options["weights_backbone"] = None
+    with torch.device("meta"), settings_on_cpu():
+        model = builder(**options)
+        shape = (2, 3, 16, 224, 224) if family.startswith("video.") else (2, 3, 224, 224)
+        return family, convert(model, lambda model: model(torch.empty(shape)))
+
+
+@contextmanager
+def settings_on_cpu() -> Iterator[None]:
+    """Let torchvision's RegNets compute their widths, which they do with tensors."""
+    original = BlockParams.from_init_params.__func__
+
+    def from_init_params(cls: type, *args: object, **settings: object) -> object:
+        with torch.device("cpu"):
+            return original(cls, *args, **settings)
+
+    BlockParams.from_init_params = classmethod(from_init_params)
+    try:
+        yield
+    finally:
+        BlockParams.from_init_params = classmethod(original)
+
+
+def walk_transformers(name: str) -> tuple[str, Outcome]:
+    """A family of transformers, and what becomes of its model with the default configuration."""
+    from transformers import AutoConfig, AutoModel
+
+    with torch.device("meta"):
+        config = AutoConfig.for_model(name)
+        for option in RATE_OPTIONS:
+            before = getattr(config, option, None)
+            if isinstance(before, (list, tuple)):
+                setattr(config, option, [RATE for _ in before])
+            elif before is not None:
+                setattr(config, option, 1 if isinstance(before, int) else RATE)
+        return name, convert(AutoModel.from_config(config), None)
+
+
+RATE_OPTIONS = ("drop_path_rate", "drop_path")
+
+
+def transformers_families() -> Iterator[str]:
+    """Names of the families whose source has drop path, or whose blocks are known."""
+    from pathlib import Path
+
+    import transformers
+    from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
+
+    from stodepth_models.blocks.transformers import TRANSFORMERS_BLOCKS
+
+    known = {name.split(".")[2] for name in TRANSFORMERS_BLOCKS}
+    root = Path(transformers.__file__).parent / "models"
+    for name in MODEL_MAPPING_NAMES:
+        folder = name.replace("-", "_")
+        source = "".join(path.read_text() for path in (root / folder).glob("modeling_*.py"))
+        if "DropPath" in source or "StochasticDepth" in source or folder in known:
+            yield name
+
+
+WALKS: dict[str, tuple[Callable[[], list[str]], Callable[[str], tuple[str, Outcome]]]] = {
+    "timm": (timm.list_models, walk_timm),
+    "torchvision": (
+        lambda: [name for name in torchvision.models.list_models() if "stodepth" not in name and "cifar" not in name],
+        walk_torchvision,
+    ),
+    "transformers": (lambda: list(transformers_families()), walk_transformers),
+}
+
+
+def main(library: str, names_only: bool, pattern: str) -> int:
+    list_names, walk = WALKS[library]
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    examples: dict[tuple[str, ...], str] = {}
+    start = time.time()
+    for name in list_names():
+        if pattern not in name:
+            continue
+        try:
+            family, outcome = walk(name)
+        except Exception as error:  # such as a library that is not installed
+            family, outcome = name, Outcome("not built", faults=[str(error).strip().splitlines()[0]])
+        counts[family][outcome.kind] += 1
+        examples.setdefault((family, outcome.kind, *outcome.classes), name)
+        for fault in outcome.faults:
+            print(f"{name}: {fault}", file=sys.stderr)
+    if names_only:
+        for (family, kind, *classes), name in sorted(examples.items()):
+            print(f"{name}  # {family}: {kind} {' '.join(classes)}")
+        return 0
+    kinds = ["converted", "without masks", "refused", "without blocks", "not built", "wrong"]
+    total: Counter[str] = Counter()
+    print("| family | " + " | ".join(kinds) + " |")
+    print("|---" * (len(kinds) + 1) + "|")
+    for family in sorted(counts):
+        total.update(counts[family])
+        print(f"| {family} | " + " | ".join(str(counts[family][kind] or "") for kind in kinds) + " |")
+    print("| all | " + " | ".join(str(total[kind]) for kind in kinds) + " |")
+    print(f"{time.time() - start:.0f} s", file=sys.stderr)
+    return 1 if total["wrong"] else 0
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("library", choices=WALKS)
+    parser.add_argument("--names", action="store_true", help="print one name for each combination")
+    parser.add_argument("--pattern", default="", help="only models whose name has this in it")
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore")
+    sys.exit(main(arguments.library, arguments.names, arguments.pattern))
