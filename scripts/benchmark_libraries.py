@@ -8,8 +8,8 @@ library's with masks, and the converted one with a gate a batch and with a gate 
 first.
 
 masks, batch, row     processor time of a training step, forward and backward on one thread: a ratio of medians
-batch / executed      the same over the executed share of the FLOPs that the gates of the step left
-row: executed         that share, median over the steps
+share                 executed share of the FLOPs, by the gates that the steps of `row` drew, median
+batch / share         time over the share that the gates of the same step left, median; row / share: the same
 saved                 bytes that a forward pass saves for the backward pass
 
 At rate 0 every model is without stochastic depth: the ratios show the noise, and the command stops unless outputs and
@@ -93,9 +93,9 @@ def row_of(
     for kind in ("batch", "row"):
         row[kind] = median(times[kind]) / base
         if kind == "row":
-            row["row: executed"] = median(shares[kind])
+            row["share"] = median(shares[kind])
         over_share = [step / share for step, share in zip(times[kind], shares[kind], strict=True)]
-        row[f"{kind} / executed"] = median(over_share) / base
+        row[f"{kind} / share"] = median(over_share) / base
     for kind in ("masks", "batch", "row"):
         row[f"saved, {kind}"] = saved[kind] / saved["without"]
     return row

@@ -24,6 +24,7 @@ from torch import nn
 import stodepth_models as sdm
 
 RATE = 0.1
+FAMILIES_A_LINE = 3
 
 
 @dataclass
@@ -99,22 +100,28 @@ def walk(library: str, pattern: str) -> dict[str, Family]:
 
 
 def to_table(families: dict[str, Family]) -> str:
-    """Return a table of the families that are converted, and under it the names of the others."""
-    lines = ["| family | models converted |", "| --- | --- |"]
+    """Return a table of the families that are converted, several a line, and below it the names of the others."""
+    cells = []
     others = []
-    total = 0
+    converted = total = 0
     for name in sorted(families):
         family = families[name]
         count = len(family.converted) + len(family.refused)
         total += count
-        if family.converted:
-            share = f"{len(family.converted)} of {count}" if family.refused else f"{count}"
-            lines.append(f"| `{name}` | {share} |")
+        converted += len(family.converted)
+        if not family.converted:
+            others.append(f"`{name}` {count}")
+        elif family.refused:
+            cells.append(f"`{name}` | {len(family.converted)} of {count}")
         else:
-            others.append(f"`{name}` ({count})")
-    converted = sum(len(family.converted) for family in families.values())
-    lines.append(f"| all | {converted} of {total} |")
-    return "\n".join(lines) + "\n\nRefused: " + ", ".join(others)
+            cells.append(f"`{name}` | {count}")
+    lines = ["| family | models " * FAMILIES_A_LINE + "|", "|---" * 2 * FAMILIES_A_LINE + "|"]
+    for start in range(0, len(cells), FAMILIES_A_LINE):
+        of_line = cells[start : start + FAMILIES_A_LINE]
+        of_line += [" | "] * (FAMILIES_A_LINE - len(of_line))
+        lines.append("| " + " | ".join(of_line) + " |")
+    lines += ["", f"{converted} of {total} models are converted. Refused: {', '.join(others)}."]
+    return "\n".join(lines)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

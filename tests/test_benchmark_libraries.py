@@ -27,10 +27,10 @@ def test_each_number_is_a_ratio_to_the_model_without_drop_path():
         "rate": "0.2",
         "masks": 2.0,
         "batch": 0.8,
-        "batch / executed": 1.25,  # of 1, 1.25 and 2: each step over the share of its own gates
+        "batch / share": 1.25,  # of 1, 1.25 and 2: each step over the share of its own gates
         "row": 0.8,
-        "row: executed": 0.5,
-        "row / executed": 1.4,  # of 1.4, 1 and 1.8
+        "share": 0.5,
+        "row / share": 1.4,  # of 1.4, 1 and 1.8
         "saved, masks": 1.1,
         "saved, batch": 0.8,
         "saved, row": 0.9,
@@ -81,8 +81,8 @@ def test_a_small_run_from_end_to_end(tmp_path, capsys):
     still, gated = json.loads(file.read_text())["results"]
     assert (still["rate"], gated["rate"]) == ("0", "0.5")
     assert [still[f"saved, {kind}"] for kind in ("masks", "batch", "row")] == [1.0, 1.0, 1.0]
-    assert still["row: executed"] == 1.0
-    assert gated["row: executed"] < 1.0
+    assert still["share"] == 1.0
+    assert gated["share"] < 1.0
     assert gated["saved, masks"] > 1.0 > gated["saved, batch"]
     assert capsys.readouterr().out.count("| torchvision/efficientnet_b0 | 0.5 |") == 2
 

@@ -18,8 +18,8 @@ def test_models_are_counted_by_family_and_refused_with_a_reason(tmp_path, capsys
     report = json.loads(file.read_text())["torchvision"]
     assert report == {"efficientnet": {"converted": ["efficientnet_b0"], "refused": {}}}
     printed = capsys.readouterr().out
-    assert "| `efficientnet` | 1 |\n| all | 1 of 1 |" in printed
-    assert "Refused: `alexnet` (1)" in printed
+    assert "| `efficientnet` | 1 |" in printed
+    assert "0 of 1 models are converted. Refused: `alexnet` 1." in printed
 
 
 @pytest.mark.parametrize(
@@ -38,8 +38,11 @@ def test_a_model_of_timm_is_converted_or_refused(name, refused):
 def test_a_family_with_refused_models_has_both_counts():
     part = list_families.Family(["a1", "a2"], {"a3": "ValueError: no"})
     whole = list_families.Family(["b1"])
-    nothing = list_families.Family([], {"c1": "ValueError: no"})
-    assert list_families.to_table({"b": whole, "a": part, "c": nothing}) == (
-        "| family | models converted |\n| --- | --- |\n| `a` | 2 of 3 |\n| `b` | 1 |\n| all | 3 of 5 |\n\n"
-        "Refused: `c` (1)"
+    more = {"c": list_families.Family([], {"c1": "ValueError: no"}), "d": whole, "e": whole}
+    assert list_families.to_table({"b": whole, "a": part, **more}) == (
+        "| family | models | family | models | family | models |\n"
+        "|---|---|---|---|---|---|\n"
+        "| `a` | 2 of 3 | `b` | 1 | `d` | 1 |\n"
+        "| `e` | 1 |  |  |  |  |\n\n"
+        "5 of 7 models are converted. Refused: `c` 1."
     )
