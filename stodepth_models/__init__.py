@@ -59,8 +59,8 @@ from .weights.published import (
     CifarResNet152_Weights,
     CifarResNet164_Weights,
     CifarResNet1202_Weights,
-    list_weights,
 )
+from .weights.table import list_weights
 from .zoo import SUFFIX, builder_hint
 
 __all__ = [
@@ -137,7 +137,7 @@ for _name in __all__:
 
 # Pickles of version 0.1.0 name these modules.
 for _old, _new in {
-    "catalog": "weights.published",
+    "catalog": "weights.table",
     "cifar_network": "cifar",
     "errors": "weights.errors",
     "known_blocks": "blocks.registry",

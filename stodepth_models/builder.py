@@ -218,7 +218,7 @@ def build(
             if classes != len(model.state_dict()[f"{CLASSIFIER}weight"]):
                 model = architecture(**options)
     depth.apply_to(model)
-    model.recipe = BuiltWith(name, options)
+    model.built_with = BuiltWith(name, options)
     if checkpoint is not None:
         load_checkpoint(model, checkpoint)
     return model

@@ -42,6 +42,7 @@ def test_a_pickle_of_version_0_1_0_is_the_model_of_today(models, name, probs, sh
 def test_settings_outlive_the_pickle(models):
     assert "mode='row', rescale='train'" in repr(models["cifar"])
     assert models["imagenet"].layer1.checkpoint
+    assert models["cifar"].built_with.builder == "cifar_resnet20_stodepth_lineardecay"  # `recipe` in version 0.1.0
     sdm.remove_stochastic_depth(models["convnext"])
 
 

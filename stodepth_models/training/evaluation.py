@@ -12,8 +12,9 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torchvision.models import WeightsEnum
 
-from ..weights.hub import saved_arguments
-from ..weights.sources import Source, read_checkpoint, resolve_source, saved_preprocessing
+from ..weights.preprocessing import saved_preprocessing
+from ..weights.rebuild import saved_arguments
+from ..weights.sources import Source, read_checkpoint, resolve_source
 from .config import DataConfig, EvaluateConfig, ModelConfig
 from .data.batches import EvaluationBatches
 from .data.datasets import Data, load_data

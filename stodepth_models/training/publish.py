@@ -11,7 +11,7 @@ from typing import Any
 from ..flops import expected_flops
 from ..weights.checkpoint import read_file
 from ..weights.files import write_atomically
-from ..weights.hub import rebuild
+from ..weights.rebuild import rebuild
 from ..zoo import SUFFIX
 from .config import DataConfig, EvaluateConfig, ModelConfig
 from .evaluation import evaluate_weights

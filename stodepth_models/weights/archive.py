@@ -40,8 +40,7 @@ def records_of(path: Path, name: str) -> dict[str, int]:
 
 def _inside(entry: zipfile.ZipInfo) -> str:
     """The name of an entry without the folder that all of a checkpoint lies in."""
-    folder, slash, inside = entry.filename.partition("/")
-    return inside if slash else folder
+    return entry.filename.partition("/")[2] or entry.filename
 
 
 def _check_entries(path: Path, name: str, entries: list[zipfile.ZipInfo]) -> None:

@@ -120,9 +120,9 @@ def read_mapping(
     categories = categories or (config or {}).get("categories")
     weights = {key: tensors[original] for key, original in names.items()}
     if config is None:
-        scales = read_scales(state)
+        scales = read_scales(state, name)
     elif config["rescale"] == "eval":
-        scales = scales_by_gate(config["survival_probs"], names)
+        scales = scales_by_gate(config["survival_probs"], names, name)
     else:
         scales = {}
     return Checkpoint(name, weights, config, categories, scales)

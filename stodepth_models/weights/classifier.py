@@ -40,7 +40,9 @@ def find_classifier(shapes: Mapping[str, Size], prefix: str, inputs: Size | None
     if not nearest:
         return None
     candidates = nearest[max(nearest)]
-    return candidates[0] if len(candidates) == 1 else None
+    if len(candidates) > 1:
+        return None
+    return candidates[0]
 
 
 def _shared_parts(name: str, prefix: str) -> str:

@@ -15,6 +15,8 @@ from .scales import read_scales
 
 Model = TypeVar("Model", bound="Configured")
 
+LONGEST_VALUE = 80  # characters of a value in a message
+
 logger = logging.getLogger("stodepth_models")
 
 
@@ -43,14 +45,21 @@ class Configured(nn.Module):
     """Base of the models that builders make.
 
     Attributes:
-        recipe: what the model was built from; None for one that no builder made.
+        built_with: what the model was built from; None for one that no builder made.
         categories: names of the classes, where known.
     """
 
-    recipe: BuiltWith | None = None
+    built_with: BuiltWith | None = None
     categories: Sequence[str] | None = None
     _has_warned_of_norms = False
     _has_warned_of_scales = False
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take what a pickle holds; version 0.1.0 called the builder and its options ``recipe``."""
+        state = dict(state)
+        if "recipe" in state:
+            state["built_with"] = state.pop("recipe")
+        super().__setstate__(state)
 
     def train(self: Model, mode: bool = True) -> Model:
         """Set training or evaluation; the latter logs, once, which batch norms have no statistics."""
@@ -95,7 +104,8 @@ def config_of(model: Configured) -> dict[str, Any]:
         ValueError: no builder made the model, its classifier is no longer one linear layer, or its gates differ in
             mode, rescale or synchronisation.
     """
-    if model.recipe is None:
+    built_with = model.built_with
+    if built_with is None:
         raise ValueError(f"model must come from one of this package's builders, got a hand-made {type(model).__name__}")
     if not isinstance(model.fc, nn.Linear):
         raise ValueError(f"model.fc must be a linear layer to be described, got {type(model.fc).__name__}")
@@ -106,26 +116,32 @@ def config_of(model: Configured) -> dict[str, Any]:
     if len(settings) > 1:
         raise ValueError(f"all blocks must share mode, rescale and sync_gates, got {sorted(settings)}")
     mode, rescale, sync_gates = settings.pop()
-    options = {key: value for key, value in model.recipe.options.items() if not callable(value) and value is not None}
-    return {
-        **options,
-        "builder": model.recipe.builder,
+    config: dict[str, Any] = {}
+    for key, value in built_with.options.items():
+        # None is the default of every option, and a text file holds no function.
+        if value is not None and not callable(value):
+            config[key] = value
+    config |= {
+        "builder": built_with.builder,
         "num_classes": int(model.fc.out_features),  # also where NumPy has counted the classes
         "survival_probs": [gate.survival_prob for gate in gates],
         "mode": mode,
         "rescale": rescale,
         "sync_gates": sync_gates,
         "dtype": str(model.fc.weight.dtype).removeprefix("torch."),
-        "callables": sorted(model.recipe.callables),
+        "callables": sorted(built_with.callables),
         "categories": _categories(model),
         "torch": torch.__version__,
     }
+    return config
 
 
 def _categories(model: Configured) -> list[str] | None:
     """Names of the classes, unless the classifier has been replaced by one for other classes."""
     names = model.categories
-    return None if names is None or len(names) != model.fc.out_features else list(names)  # type: ignore[union-attr]
+    if names is None or len(names) != model.fc.out_features:  # type: ignore[union-attr]
+        return None
+    return list(names)
 
 
 def check_config(config: Mapping[str, Any], name: str) -> None:
@@ -160,15 +176,22 @@ def _is_training(value: Any) -> bool:
     """Whether what a training run adds to a configuration says how images were prepared."""
     if not isinstance(value, dict):
         return False
-    numbers = [value.get("mean"), value.get("std")]
-    sides = [value.get("image_size"), value.get("resize", 1) or 1]
-    are_colours = all(isinstance(three, list) and len(three) == 3 for three in numbers)
-    return are_colours and all(type(side) is int and side > 0 for side in sides)
+    for colours in (value.get("mean"), value.get("std")):
+        if not isinstance(colours, list) or len(colours) != 3:
+            return False
+    # Version 0.1.0 did not say how large images were scaled before their middle was cut out.
+    return _is_length(value.get("image_size")) and _is_length(value.get("resize") or 1)
+
+
+def _is_length(value: Any) -> bool:
+    return type(value) is int and value > 0
 
 
 def _shortened(value: Any) -> str:
     text = repr(value)
-    return text if len(text) <= 80 else f"{text[:80]}..."
+    if len(text) > LONGEST_VALUE:
+        text = f"{text[:LONGEST_VALUE]}..."
+    return text
 
 
 # Setting: what is allowed, whether a value is, and whether every configuration has it.

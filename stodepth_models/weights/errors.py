@@ -1,7 +1,5 @@
 """What goes wrong with weights, beside ValueError and TypeError for bad arguments."""
 
-__all__ = ["CheckpointError", "DownloadError"]
-
 
 class CheckpointError(ValueError, RuntimeError):
     """A file or state dict that is damaged, is no checkpoint, or does not fit the model.
@@ -36,4 +34,6 @@ class DownloadError(OSError):
 def first_line(error: Exception) -> str:
     """Return the first line of an error's message, or its class where it has none."""
     lines = str(error).splitlines()
-    return lines[0] if lines else type(error).__name__
+    if not lines:
+        return type(error).__name__
+    return lines[0]

@@ -62,7 +62,9 @@ def kind_of_head(head: bytes) -> str | None:
 
 def kind_of_text(head: bytes) -> str | None:
     """Return what a file that could not be read is and the next step, where its first bytes are text."""
-    return _sentence("text", "give the file of the weights, or check the address") if _is_text(head) else None
+    if not _is_text(head):
+        return None
+    return _sentence("text", "give the file of the weights, or check the address")
 
 
 def kind_of_archive(names: Iterable[str]) -> str | None:

@@ -18,18 +18,20 @@ _STAGE = r"^(?:resnet\.)?encoder\.stages\.(\d+)\.layers\.(\d+)\."  # of transfor
 
 
 def _layer_of_transformers(match: re.Match[str]) -> str:
-    is_norm = match[4] == "normalization"
     block = f"layer{int(match[1]) + 1}.{match[2]}"
-    if not match[3]:
-        return f"{block}.downsample.{int(is_norm)}."
-    kind = "bn" if is_norm else "conv"
+    is_shortcut = not match[3]
+    if is_shortcut:
+        place = {"convolution": 0, "normalization": 1}[match[4]]
+        return f"{block}.downsample.{place}."
+    kind = {"convolution": "conv", "normalization": "bn"}[match[4]]
     return f"{block}.{kind}{int(match[3]) + 1}."
 
 
 def _layer_of_residual_function(match: re.Match[str]) -> str:
-    # conv, norm, ReLU, conv, norm, ReLU, conv, norm
-    kind = "bn" if int(match[3]) % 3 else "conv"
-    return f"layer{int(match[1]) - 1}.{match[2]}.{kind}{int(match[3]) // 3 + 1}."
+    number, place = divmod(int(match[3]), 3)
+    # The sequence is conv, norm, ReLU, conv, norm, ReLU, conv, norm: a ReLU has no weights.
+    kind = ("conv", "bn")[place]
+    return f"layer{int(match[1]) - 1}.{match[2]}.{kind}{number + 1}."
 
 
 def _shortcut_of_residual_function(match: re.Match[str]) -> str:
@@ -48,7 +50,7 @@ RULES: tuple[Rule, ...] = (
     (re.compile(_STAGE + r"layer\.(\d+)\.(convolution|normalization)\."), _layer_of_transformers),
     (re.compile(_STAGE + r"shortcut()\.(convolution|normalization)\."), _layer_of_transformers),
     # CIFAR zoos that name stages conv2_x to conv5_x.
-    (re.compile(r"^conv([2-5])_x\.(\d+)\.residual_function\.(\d)\."), _layer_of_residual_function),
+    (re.compile(r"^conv([2-5])_x\.(\d+)\.residual_function\.([013467])\."), _layer_of_residual_function),
     (re.compile(r"^conv([2-5])_x\.(\d+)\.shortcut\."), _shortcut_of_residual_function),
     (re.compile(r"\.shortcut\."), ".downsample."),
     (re.compile(r"^(?:linear|classifier)\.(?=(?:weight|bias)$)"), CLASSIFIER),
@@ -97,6 +99,8 @@ def names_of_model(names: Iterable[str]) -> dict[str, str]:
     counts = Counter(short.values())
     found: dict[str, str] = {}
     for name, original in originals.items():
-        is_shared = counts[short[name]] > 1
-        found[name if is_shared else short[name]] = original
+        if counts[short[name]] == 1:
+            found[short[name]] = original
+        else:
+            found[name] = original
     return found

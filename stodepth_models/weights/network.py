@@ -32,7 +32,8 @@ def match_names(held: Mapping[str, Tensor], checkpoint: Checkpoint) -> dict[str,
         if all(name in checkpoint.state_dict for name in own if not _is_optional(name)):
             return own
     if WEIGHT not in names:
-        layer = find_classifier({name: held[original].shape for name, original in names.items()}, "")
+        shapes = {name: held[original].shape for name, original in names.items()}
+        layer = find_classifier(shapes, "")
         if layer is not None:
             names[WEIGHT] = names.pop(f"{layer}weight")
         if layer is not None and f"{layer}bias" in names:
@@ -53,47 +54,48 @@ def find_network(checkpoint: Checkpoint, shapes: Mapping[str, Size]) -> Checkpoi
     Raises:
         CheckpointError: the names fit under several prefixes.
     """
-    state = checkpoint.state_dict
     body = {name: shape for name, shape in shapes.items() if not _is_optional(name)}
     prefix = find_prefix(checkpoint, body)
-    inside = {name.removeprefix(prefix): name for name in state if name.startswith(prefix)}
-    names = {short: inside[name] for short, name in canonical_names(inside, checkpoint.name).items()}
+    names = _names_under(checkpoint, prefix)
     is_bare = prefix == "" and checkpoint.prefix is None and WEIGHT in names
     if WEIGHT in shapes and WEIGHT not in names:
-        names |= _classifier_elsewhere(checkpoint, prefix, shapes, body, names)
+        names |= _classifier_elsewhere(checkpoint, prefix, shapes, names)
     if not is_bare and body.keys() <= names.keys():
-        for short in [*names]:
-            is_classifier = short in (WEIGHT, BIAS)
-            if short not in shapes and not is_classifier and not short.endswith(OPTIONAL_BUFFERS):
-                del names[short]
-    scales = checkpoint.saved_scales
-    if scales is not None:
-        scales = {gate.removeprefix(prefix): scale for gate, scale in scales.items() if gate.startswith(prefix)}
-    if WEIGHT in names:
+        names = _without_others(names, shapes)
+    state = {short: checkpoint.state_dict[name] for short, name in names.items()}
+    if WEIGHT in state:
         # Builders follow its number of classes, and allocate as many rows.
-        check_dense(WEIGHT, state[names[WEIGHT]], checkpoint.name, torch.float32)
-    taken = set(names.values())
-    beside = [name for name in state if name not in taken and not name.endswith(OPTIONAL_BUFFERS)]
+        check_dense(WEIGHT, state[WEIGHT], checkpoint.name, torch.float32)
     return replace(
         checkpoint,
-        state_dict={short: state[name] for short, name in names.items()},
-        saved_scales=scales,
+        state_dict=state,
+        saved_scales=_scales_under(checkpoint, prefix),
         prefix=None,
         found_under=prefix or checkpoint.found_under,
-        left_out=[*checkpoint.left_out, *beside],
+        left_out=[*checkpoint.left_out, *_beside(checkpoint, names)],
     )
 
 
+def _names_under(checkpoint: Checkpoint, prefix: str) -> dict[str, str]:
+    """Names in the file of what stands under a prefix, by this package's names."""
+    inside: dict[str, str] = {}
+    for name in checkpoint.state_dict:
+        if name.startswith(prefix):
+            inside[name.removeprefix(prefix)] = name
+    names: dict[str, str] = {}
+    for short, name in canonical_names(inside, checkpoint.name).items():
+        names[short] = inside[name]
+    return names
+
+
 def _classifier_elsewhere(
-    checkpoint: Checkpoint,
-    prefix: str,
-    shapes: Mapping[str, Size],
-    body: Mapping[str, Size],
-    names: Mapping[str, str],
+    checkpoint: Checkpoint, prefix: str, shapes: Mapping[str, Size], names: Mapping[str, str]
 ) -> dict[str, str]:
     """Names in the file of a classifier that fits the model and stands beside the body."""
-    taken = {name for short, name in names.items() if short in body or short.endswith(OPTIONAL_BUFFERS)}
-    others = {name: tensor.shape for name, tensor in checkpoint.state_dict.items() if name not in taken}
+    others = {name: tensor.shape for name, tensor in checkpoint.state_dict.items()}
+    for short, name in names.items():
+        if short in shapes or short.endswith(OPTIONAL_BUFFERS):
+            others.pop(name, None)
     layer = find_classifier(others, prefix, shapes[WEIGHT][1:])
     if layer is None or (BIAS in shapes) != (f"{layer}bias" in others):
         return {}
@@ -102,6 +104,31 @@ def _classifier_elsewhere(
     if BIAS in shapes:
         found[BIAS] = f"{layer}bias"
     return found
+
+
+def _without_others(names: Mapping[str, str], shapes: Mapping[str, Size]) -> dict[str, str]:
+    """The names of a network whose body is complete. A classifier of another shape stays: it says how many classes."""
+    kept: dict[str, str] = {}
+    for short, name in names.items():
+        if short in shapes or short in (WEIGHT, BIAS) or short.endswith(OPTIONAL_BUFFERS):
+            kept[short] = name
+    return kept
+
+
+def _scales_under(checkpoint: Checkpoint, prefix: str) -> dict[str, float] | None:
+    if checkpoint.saved_scales is None:
+        return None
+    scales: dict[str, float] = {}
+    for gate, scale in checkpoint.saved_scales.items():
+        if gate.startswith(prefix):
+            scales[gate.removeprefix(prefix)] = scale
+    return scales
+
+
+def _beside(checkpoint: Checkpoint, names: Mapping[str, str]) -> list[str]:
+    """What is in the file and not of the network."""
+    taken = set(names.values())
+    return [name for name in checkpoint.state_dict if name not in taken and not name.endswith(OPTIONAL_BUFFERS)]
 
 
 def _is_optional(name: str) -> bool:

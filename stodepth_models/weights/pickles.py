@@ -59,7 +59,9 @@ def read_pickle(path: Path, name: str) -> Any:
 def _records(path: Path, name: str) -> dict[str, int] | None:
     with open(path, "rb") as file:
         is_archive = file.read(len(ZIP)) == ZIP
-    return records_of(path, name) if is_archive else None
+    if not is_archive:
+        return None
+    return records_of(path, name)
 
 
 @contextmanager

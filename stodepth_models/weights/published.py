@@ -1,6 +1,6 @@
-"""Published weights: the list of all, and those of the CIFAR family, in torchvision's form.
+"""Published weights of the CIFAR family, in torchvision's form.
 
-The latter come from the index ``weights/index.json``.
+They come from the index ``weights/index.json``.
 
 To add a model, add its file to ``weights/`` and an entry to the index; ``weights/README.md`` describes the fields.
 """
@@ -10,11 +10,10 @@ from collections.abc import MutableMapping
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from torchvision.models import ResNet18_Weights, Weights, WeightsEnum, get_model_weights
+from torchvision.models import ResNet18_Weights, Weights, WeightsEnum
 
-from ..zoo import builder_names
 from .checkpoint import Checkpoint, read_file
 from .download import check_sha256, fetch_url
 from .scales import with_scales
@@ -27,7 +26,9 @@ def shipped_folder() -> Path:
     """Return the folder with the index and the shipped files: inside an installed package, or beside it in a clone."""
     package = Path(__file__).resolve().parents[1]
     installed = package / "_weights"
-    return installed if installed.is_dir() else package.parent / "weights"
+    if installed.is_dir():
+        return installed
+    return package.parent / "weights"
 
 
 @cache
@@ -179,59 +180,3 @@ class CifarResNet152_Weights(PublishedWeights):
     """Published weights of ``cifar_resnet152``."""
 
     _fill(vars(), "cifar_resnet152")
-
-
-class PublishedEntry(NamedTuple):
-    """One row of the table.
-
-    Attributes:
-        builder: name of the builder.
-        name: what its ``weights=`` takes.
-        dataset: what the accuracy was measured on.
-        accuracy: top-1 accuracy in percent.
-        source: ``"measured"`` by this project, or ``"reported"`` by the authors of the weights.
-        num_params: number of trained values.
-        url: where the file comes from.
-    """
-
-    builder: str
-    name: str
-    dataset: str
-    accuracy: float
-    source: str
-    num_params: int
-    url: str
-
-
-class WeightsTable(list[PublishedEntry]):
-    """A list that prints as a table."""
-
-    def __repr__(self) -> str:
-        heads = ("model", "weights", "data", "top-1 %", "", "params")
-        rows = [(e.builder, e.name, e.dataset, f"{e.accuracy:.2f}", e.source, f"{e.num_params:,}") for e in self]
-        widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
-        lines = [
-            "  ".join(cell.rjust(width) if column in (3, 5) else cell.ljust(width) for column, (cell, width) in cells)
-            for cells in (enumerate(zip(row, widths, strict=True)) for row in (heads, *rows))
-        ]
-        return "\n".join(line.rstrip() for line in lines)
-
-
-def list_weights() -> WeightsTable:
-    """Return all published weights; printed, they are a table. Nothing is downloaded.
-
-    Examples:
-        >>> import stodepth_models as sdm
-        >>> sorted({entry.dataset for entry in sdm.list_weights()})
-        ['CIFAR-10', 'CIFAR-10 (JPEG)', 'ImageNet-1K']
-    """
-    entries = WeightsTable()
-    for builder in builder_names():
-        for weights in get_model_weights(builder):
-            (dataset, metrics), *_ = weights.meta["_metrics"].items()
-            source = "measured" if weights.meta.get("measured") else "reported"
-            params = weights.meta["num_params"]
-            entries.append(
-                PublishedEntry(builder, weights.name, dataset, metrics["acc@1"], source, params, weights.url)
-            )
-    return entries

@@ -18,7 +18,7 @@ LISTED_SCALES = "eval_scales"
 _BLOCK = re.compile(r"layer(\d+)\.(\d+)\.")  # of the networks of our builders
 
 
-def read_scales(state: Mapping[str, Any]) -> dict[str, float] | None:
+def read_scales(state: Mapping[str, Any], owner: str = "the state dict") -> dict[str, float] | None:
     """Return the evaluation scale of each gate, by its name, that a state dict of PyTorch has beside its weights.
 
     A network of constant depth has no gates. None: nothing is known, for a script has copied the weights to a plain
@@ -30,7 +30,9 @@ def read_scales(state: Mapping[str, Any]) -> dict[str, float] | None:
     whole_model = metadata.get("")
     if isinstance(whole_model, Mapping) and isinstance(whole_model.get(LISTED_SCALES), list):
         listed = whole_model[LISTED_SCALES]
-        return scales_by_gate(listed, state) if _are_scales(listed) else None
+        if not _are_scales(listed):
+            return None
+        return scales_by_gate(listed, state, owner)
     # An average is a copy with the scales of the moment it was made; its weights were trained with the scheduled ones.
     is_average = any(str(key).endswith("n_averaged") for key in state)
     scales: dict[str, float] = {}
@@ -40,26 +42,34 @@ def read_scales(state: Mapping[str, Any]) -> dict[str, float] | None:
             if is_average:
                 scale = entry.get(SCHEDULED_SCALE, scale)
             scales[canonical(str(gate))] = scale
-    return scales if _are_scales(scales.values()) else None
+    if not _are_scales(scales.values()):
+        return None
+    return scales
 
 
-def scales_by_gate(listed: Sequence[float], names: Iterable[str]) -> dict[str, float]:
+def scales_by_gate(listed: Sequence[float], names: Iterable[str], owner: str) -> dict[str, float]:
     """Return evaluation scales in forward order by the names of the gates.
 
     Args:
         listed: of the blocks of a network that a builder made; empty where its depth is constant.
         names: of the weights of that network.
+        owner: what messages call them.
 
     Raises:
         CheckpointError: the network has another number of blocks.
     """
-    blocks = {(int(match[1]), int(match[2])) for name in names if (match := _BLOCK.match(canonical(name)))}
+    blocks: set[tuple[int, int]] = set()
+    for name in names:
+        match = _BLOCK.match(canonical(name))
+        if match:
+            blocks.add((int(match[1]), int(match[2])))
     if listed and len(listed) != len(blocks):
-        raise CheckpointError(f"{len(listed)} evaluation scales are saved with the weights of {len(blocks)} blocks")
-    # Files have the names in alphabetical order: layer1.10 before layer1.2.
-    return {
-        f"layer{stage}.{block}.residual": scale for (stage, block), scale in zip(sorted(blocks), listed, strict=False)
-    }
+        raise CheckpointError(f"{owner} holds {len(listed)} evaluation scales for the weights of {len(blocks)} blocks")
+    scales: dict[str, float] = {}
+    # By number: files have the names in alphabetical order, layer1.10 before layer1.2.
+    for (stage, block), scale in zip(sorted(blocks), listed, strict=False):
+        scales[f"layer{stage}.{block}.residual"] = scale
+    return scales
 
 
 def with_scales(weights: Mapping[str, Any], scales: Mapping[str, float]) -> OrderedDict[str, Any]:

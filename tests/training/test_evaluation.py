@@ -25,7 +25,7 @@ from stodepth_models.training.predictions import accuracy_interval
 from stodepth_models.training.run.metrics import evaluate
 from stodepth_models.training.run.train import train
 from stodepth_models.weights import checkpoint, sources
-from stodepth_models.weights.sources import saved_preprocessing
+from stodepth_models.weights.preprocessing import saved_preprocessing
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 

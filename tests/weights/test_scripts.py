@@ -18,7 +18,8 @@ import stodepth_models as sdm
 from stodepth_models.training.data.images import open_rgb
 from stodepth_models.weights.checkpoint import write_file
 from stodepth_models.weights.config import config_of
-from stodepth_models.weights.sources import resolve_source, saved_preprocessing
+from stodepth_models.weights.preprocessing import saved_preprocessing
+from stodepth_models.weights.sources import resolve_source
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 X = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))

@@ -22,8 +22,9 @@ from ...cifar import CifarResNet
 from ...weights.checkpoint import Checkpoint, write_file
 from ...weights.config import config_of
 from ...weights.guess import guess_builder
-from ...weights.hub import CONFIG, WEIGHTS, rebuild
+from ...weights.hub import CONFIG, WEIGHTS
 from ...weights.load import load_checkpoint
+from ...weights.rebuild import rebuild
 from ...weights.sources import read_checkpoint, resolve_source
 from ...zoo import full_name
 from ..flags import Parser

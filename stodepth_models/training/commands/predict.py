@@ -22,9 +22,10 @@ from torch import Tensor, nn
 from torchvision.models import WeightsEnum, get_model, get_model_weights
 from torchvision.transforms._presets import ImageClassification
 
-from ...weights.hub import saved_arguments
+from ...weights.preprocessing import saved_preprocessing
 from ...weights.published import CifarResNet20_Weights
-from ...weights.sources import Source, read_checkpoint, resolve_source, saved_preprocessing
+from ...weights.rebuild import saved_arguments
+from ...weights.sources import Source, read_checkpoint, resolve_source
 from ...zoo import full_name
 from ..builders import builder_of
 from ..config import LIBRARIES, ModelConfig

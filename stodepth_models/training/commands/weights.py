@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from ...weights.published import list_weights
+from ...weights.table import list_weights
 from ..flags import Parser
 
 _HOW = """

@@ -8,7 +8,7 @@ from stodepth_models.training.config import DataConfig
 from stodepth_models.training.data.batches import EvaluationBatches, SampleOrder, TrainBatches
 from stodepth_models.training.data.datasets import load_data
 from stodepth_models.training.data.decoding import open_image
-from stodepth_models.weights.sources import saved_preprocessing
+from stodepth_models.weights.preprocessing import saved_preprocessing
 
 from .samples import folder, make_folder
 
