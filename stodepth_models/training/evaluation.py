@@ -2,9 +2,9 @@
 
 import dataclasses
 import json
-import logging
 import re
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,8 +26,6 @@ from .run.machine import make_accelerator
 from .run.metrics import evaluate
 from .run.model import build_model, check_model, weights_enum
 
-logger = logging.getLogger("stodepth_models")
-
 
 def evaluate_weights(config: EvaluateConfig) -> dict[str, Any]:
     """Return top-1 and top-5 accuracy, negative log-likelihood, calibration error and images a second.
@@ -43,6 +41,7 @@ def evaluate_weights(config: EvaluateConfig) -> dict[str, Any]:
     if config.model.weights is None:
         raise SettingsError("model.weights must name the weights to evaluate, got none")
     check_model(config.model)
+    _make_folder(config.report)
     source = resolve_source(config.model.weights, weights_enum(config.model), config.model.name)
     if not isinstance(source, WeightsEnum):
         source = read_checkpoint(source)  # once: the settings and the model are made from what was read
@@ -60,11 +59,24 @@ def report(result: dict[str, Any], as_json: bool) -> str:
     if as_json:
         return json.dumps(result)
     low, high = result["top1_interval"]
-    return (
+    line = (
         f"{result['model']} on {result['count']} {result['split']} images of {result['data']}: "
         f"top-1 {result['top1']:.2%} (95 % interval {low:.2%} to {high:.2%}), top-5 {result['top5']:.2%}, "
         f"NLL {result['nll']:.4f}, calibration error {result['ece']:.4f}, {result['images_per_second']:.0f} images/s"
     )
+    if "report" in result:
+        line += f"; classes and worst predictions: {result['report']}"
+    return line
+
+
+def _make_folder(folder: Path | None) -> None:
+    """Make the folder of the page before the evaluation, which may take long."""
+    if folder is None:
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(f"report must be a folder that can be written, got {folder} ({error.strerror})") from None
 
 
 def _built_as_saved(config: ModelConfig, source: Source) -> ModelConfig:
@@ -167,5 +179,5 @@ def _measure(model: nn.Module, data: Data, config: EvaluateConfig, accelerator: 
         predictions = recorder.gather(names, accelerator)
         if accelerator.is_main_process:
             page = write_page(config.report, _title(config), result, predictions, data, split)
-            logger.info("the report is %s", page)
+            result["report"] = str(page)
     return result

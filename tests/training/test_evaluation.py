@@ -239,6 +239,16 @@ def test_the_page_names_outputs_as_the_weights_do(pets, tmp_path):
     assert re.search(r"<b>cat</b><br>predicted: dog,", page)
     assert re.search(r'<td class="text">dog \((1\d|20)\)</td>', page)  # what cats are most often mistaken for
     assert "cifar_resnet20_stodepth_lineardecay on set</title>" in page
+    assert report(figures, as_json=False).endswith(f"; classes and worst predictions: {folder / 'index.html'}")
+
+
+def test_a_report_that_cannot_be_written_is_refused_before_the_evaluation(tmp_path):
+    (tmp_path / "file").touch()
+    data = DataConfig(name="folder", root=tmp_path / "none")
+    for place in (tmp_path / "file", tmp_path / "file" / "folder"):
+        config = EvaluateConfig(model=ModelConfig(weights="CIFAR10_JPEG_V1"), data=data, report=place)
+        with pytest.raises(SettingsError, match=r"^report must be a folder that can be written, got .*file"):
+            evaluate_weights(config)
 
 
 WORDNET = ["n01440764", "n01443537", "n01484850"]
