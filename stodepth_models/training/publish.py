@@ -1,4 +1,4 @@
-"""From a finished run to published weights: the file, its entry in the index, and the tables made from the index."""
+"""From a finished run to published weights: the file, and its entry in the index."""
 
 import hashlib
 import json
@@ -15,6 +15,7 @@ from ..weights.rebuild import rebuild
 from ..zoo import SUFFIX
 from .config import DataConfig, EvaluateConfig, ModelConfig
 from .evaluation import evaluate_weights
+from .index_tables import as_sum, shipped
 from .report.results import flops_share
 from .run.folder import RunFolder
 
@@ -67,50 +68,21 @@ def publish(run: Path, folder: Path, name: str, default: bool, root: Path, origi
     saved = read_file(record.best, str(record.best)).config
     assert saved is not None  # the run wrote it
     _check(name, settings, saved)
-    builder = settings["model"]["name"]
-    entry = {
-        "builder": builder.removesuffix(SUFFIX), "name": name, "default": default,
-        **_file(record.best, builder.removesuffix(SUFFIX), settings),
-        **_images(saved["training"], settings),
-        **_figures(record.best, saved, settings, root),
-        "recipe": origin.recipe, "license": "BSD-3-Clause", "docs": _docs(settings, cycles, origin),
+    builder = settings["model"]["name"].removesuffix(SUFFIX)
+    # Figures after the file: the order of the entries is that of the index.
+    entry = {"builder": builder, "name": name, "default": default}
+    entry |= _file(record.best, builder, settings)
+    entry |= _images(saved["training"], settings)
+    entry |= _figures(record.best, saved, settings, root)
+    entry |= {
+        "recipe": origin.recipe,
+        "license": "BSD-3-Clause",
+        "docs": _docs(settings, cycles, origin),
         "training": _training(settings, result, cycles, record.rows(), origin),
-    }  # fmt: skip
+    }
     shutil.copyfile(record.best, folder / entry["file"])
     _enter(folder, entry, saved["categories"])
     return entry
-
-
-def model_table(entries: Sequence[dict[str, Any]]) -> str:
-    """Return a Markdown table of the models whose files ship: size, cost, accuracy, and how to load them."""
-    rows: list[tuple[str, ...]] = [
-        ("model", "weights", "parameters", "GFLOPs (multiply-adds)", "top-1 %", "data", "MiB", "how to load"),
-        ("---", "---", "---:", "---:", "---:", "---", "---:", "---"),
-    ]
-    for entry in _shipped(entries):
-        how = "pretrained=True" if entry["default"] else f'weights="{entry["name"]}"'
-        rows.append((
-            f"`{entry['builder']}`", f"`{entry['name']}`", f"{entry['num_params']:,}", f"{entry['ops']:.3f}",
-            f"{entry['acc@1']:.2f}", entry["dataset"], f"{entry['file_size']:.1f}",
-            f"`sdm.{entry['builder']}{SUFFIX}({how})`",
-        ))  # fmt: skip
-    return _markdown(rows)
-
-
-def training_table(entries: Sequence[dict[str, Any]]) -> str:
-    """Return a Markdown table of how the models were trained whose files ship."""
-    heads = ("file", "p_L", "seed", "epochs of each cycle", "best epoch of the last", "validation top-1 %, best / last",
-             "test top-1 %, best / last", "processor min", "FLOPs", "commit")  # fmt: skip
-    rows: list[tuple[str, ...]] = [heads, ("---", *["---:"] * 8, "---")]
-    for entry in _shipped(entries):
-        done = entry["training"]
-        rows.append((
-            f"`{entry['file']}`", f"{done['prob_0_L'][1]:g}", str(done["seed"]), _sum(done["epochs"]),
-            str(done["best_epoch"]), f"{done['valid_best']:.2f} / {done['valid_last']:.2f}",
-            f"{done['test_best']:.2f} / {done['test_last']:.2f}", f"{done['processor_seconds'] / 60:.0f}",
-            f"{done['flops_share']:.1%}", done["commit"],
-        ))  # fmt: skip
-    return _markdown(rows)
 
 
 def _check(name: str, settings: dict[str, Any], saved: Mapping[str, Any]) -> None:
@@ -128,56 +100,76 @@ def _check(name: str, settings: dict[str, Any], saved: Mapping[str, Any]) -> Non
 def _file(path: Path, builder: str, settings: dict[str, Any]) -> dict[str, Any]:
     content = path.read_bytes()
     sha256 = hashlib.sha256(content).hexdigest()
-    depth = "constant" if _is_constant(settings) else "stodepth"
+    depth = "stodepth"
+    if _is_constant(settings):
+        depth = "constant"
     return {
-        "file": f"{builder}_{depth}-{sha256[:8]}.safetensors", "url": None, "sha256": sha256,
+        "file": f"{builder}_{depth}-{sha256[:8]}.safetensors",
+        "url": None,  # the file ships with the package
+        "sha256": sha256,
         "file_size": round(len(content) / 2**20, 3),
-    }  # fmt: skip
+    }
 
 
 def _images(training: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
     return {
-        "dataset": settings["data"]["label"], "size": training["image_size"], "mean": training["mean"],
-        "std": training["std"], "min_size": [1, 1],
-    }  # fmt: skip
+        "dataset": settings["data"]["label"],
+        "size": training["image_size"],
+        "mean": training["mean"],
+        "std": training["std"],
+        "min_size": [1, 1],  # the networks pool over whatever size is left
+    }
 
 
 def _figures(path: Path, saved: Mapping[str, Any], settings: dict[str, Any], root: Path) -> dict[str, Any]:
     """Size and cost of the network, and its accuracy on the test images, evaluated in float32."""
-    model, side = rebuild(saved, {}), saved["training"]["image_size"]
-    data = DataConfig(**{**settings["data"], "root": root, "cache": Path(settings["data"]["cache"])})
-    network = ModelConfig(name=settings["model"]["name"], weights=str(path), options=settings["model"]["options"])
-    figures = evaluate_weights(EvaluateConfig(model=network, data=data, cpu=True))
+    model = rebuild(saved, {})
+    side = saved["training"]["image_size"]
+    flops = expected_flops(model, (1, 3, side, side)).full
+    images = {**settings["data"], "root": root, "cache": Path(settings["data"]["cache"])}
+    network = ModelConfig(
+        name=settings["model"]["name"],
+        weights=str(path),
+        options=settings["model"]["options"],
+    )
+    # The run itself may have evaluated in half precision, or on another device.
+    config = EvaluateConfig(model=network, data=DataConfig(**images), cpu=True)
+    figures = evaluate_weights(config)
     return {
         "num_params": sum(parameter.numel() for parameter in model.parameters()),
-        "ops": round(expected_flops(model, (1, 3, side, side)).full / 2e9, 3),
-        "acc@1": round(100 * figures["top1"], 2), "measured": True,
-    }  # fmt: skip
+        "ops": round(flops / 2e9, 3),  # torchvision counts multiply-adds, of two FLOPs each
+        "acc@1": round(100 * figures["top1"], 2),
+        "measured": True,
+    }
 
 
 def _cycles(record: RunFolder) -> list[dict[str, Any]]:
     """Epochs, processor time and FLOPs of the run and of those whose weights it went on with, the first one first."""
     settings = record.saved()["settings"]
     result = json.loads(record.result.read_text(encoding="utf-8"))
-    cycle = {"epochs": settings["epochs"], "seconds": result["processor_seconds"], "share": flops_share(result)}
+    cycle = {
+        "epochs": settings["epochs"],
+        "seconds": result["processor_seconds"],
+        "share": flops_share(result),
+    }
     start = settings["model"]["weights"]
     if not start:
         return [cycle]
-    path = Path(start)
-    before = RunFolder(path if path.is_dir() else path.parent)
-    if not before.result.exists():  # weights of another origin
-        return [cycle]
+    folder = Path(start)
+    if not folder.is_dir():
+        folder = folder.parent
+    before = RunFolder(folder)
+    if not before.result.exists():
+        return [cycle]  # the weights come from elsewhere
     return [*_cycles(before), cycle]
-
-
-def _sum(epochs: Sequence[int]) -> str:
-    return " + ".join(map(str, epochs))
 
 
 def _docs(settings: dict[str, Any], cycles: Sequence[dict[str, Any]], origin: Origin) -> str:
     last = settings["model"]["prob_0_L"][1]
-    how = "at constant depth" if _is_constant(settings) else f"with stochastic depth, p_L = {last:g}"
-    epochs = _sum([cycle["epochs"] for cycle in cycles])
+    how = f"with stochastic depth, p_L = {last:g}"
+    if _is_constant(settings):
+        how = "at constant depth"
+    epochs = as_sum([cycle["epochs"] for cycle in cycles])
     return f"Trained {how}, for {epochs} epochs on {settings['data']['label']}: {origin.images}"
 
 
@@ -193,6 +185,9 @@ def _training(
     origin: Origin,
 ) -> dict[str, Any]:
     epochs = [cycle["epochs"] for cycle in cycles]
+    seconds = sum(cycle["seconds"] for cycle in cycles)
+    # The share of a long cycle counts more than that of a short one.
+    share = sum(cycle["share"] * cycle["epochs"] for cycle in cycles) / sum(epochs)
     return {
         "prob_0_L": settings["model"]["prob_0_L"],
         "seed": settings["seed"],
@@ -200,8 +195,8 @@ def _training(
         "precision": settings["precision"],
         "commit": origin.commit,
         "machine": origin.machine,
-        "processor_seconds": round(sum(cycle["seconds"] for cycle in cycles)),
-        "flops_share": round(sum(cycle["share"] * cycle["epochs"] for cycle in cycles) / sum(epochs), 4),
+        "processor_seconds": round(seconds),
+        "flops_share": round(share, 4),
         "best_epoch": result["best_epoch"],
         "valid_best": round(100 - result["best_valid_error"], 2),
         "valid_last": round(100 * rows[-1]["valid"]["top1"], 2),
@@ -214,24 +209,19 @@ def _enter(folder: Path, entry: dict[str, Any], categories: Sequence[str]) -> No
     path = folder / "index.json"
     index = json.loads(path.read_text(encoding="utf-8"))
     index["categories"][entry["dataset"]] = list(categories)
-    key = (entry["builder"], entry["name"])
-    replaced = [other for other in index["weights"] if (other["builder"], other["name"]) == key]
-    others = [other for other in index["weights"] if other not in replaced]
-    for other in others:
+    replaced = []
+    kept = []
+    for other in index["weights"]:
+        if (other["builder"], other["name"]) == (entry["builder"], entry["name"]):
+            replaced.append(other)
+            continue
         if other["builder"] == entry["builder"] and entry["default"]:
             other["default"] = False
-    index["weights"] = [*others, entry]
+        kept.append(other)
+    index["weights"] = [*kept, entry]
     text = json.dumps(index, indent=2) + "\n"
     write_atomically(path, text.encode())
-    for other in _shipped(replaced):
+    # The files go last: the index never names one that is gone.
+    for other in shipped(replaced):
         if other["file"] != entry["file"]:
             (folder / other["file"]).unlink(missing_ok=True)
-
-
-def _shipped(entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    shipped = [entry for entry in entries if entry["url"] is None]
-    return sorted(shipped, key=lambda entry: (entry["num_params"], not entry["default"]))
-
-
-def _markdown(rows: Sequence[Sequence[str]]) -> str:
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)

@@ -12,7 +12,7 @@ from .sweep import Run
 
 _CPUS_PER_GPU = 8
 
-# How launchers are told the number of processes: torchrun on each machine, accelerate in all.
+# Options of launchers for the number of processes: torchrun takes that of each machine, accelerate that of all.
 _PER_NODE = ("--nproc-per-node", "--nproc_per_node")
 _IN_ALL = ("--num_processes", "--num-processes")
 _MACHINES = ("--num_machines", "--num-machines")
@@ -65,27 +65,46 @@ def slurm_script(
     cluster = cluster or Cluster()
     gpus = processes_per_node(program)
     program = _on_nodes(program, cluster.nodes)
-    commands = "\n".join(f"  {shlex.quote(_command(program, run))}" for run in runs)
-    folders = "\n".join(f"  {shlex.quote(str(run.folder))}" for run in runs)
-    wishes = [f"#SBATCH --nodes={cluster.nodes}", "#SBATCH --ntasks-per-node=1"]
-    wishes += [f"#SBATCH --gpus-per-node={gpus}", f"#SBATCH --cpus-per-task={gpus * _CPUS_PER_GPU}"]
-    wishes.append(f"#SBATCH --time={cluster.time}")
-    if cluster.partition:
-        wishes.append(f"#SBATCH --partition={cluster.partition}")
-    if cluster.account:
-        wishes.append(f"#SBATCH --account={cluster.account}")
-    setup = _FIND_HEAD if cluster.nodes > 1 else ""
+    commands = []
+    folders = []
+    for run in runs:
+        commands.append(f"  {shlex.quote(_command(program, run))}")
+        folders.append(f"  {shlex.quote(str(run.folder))}")
+    setup = ""
+    if cluster.nodes > 1:
+        setup = _FIND_HEAD
     return _SLURM.format(
-        last=len(runs) - 1, wishes="\n".join(wishes), setup=setup, commands=commands, folders=folders, stop=stop_code,
+        last=len(runs) - 1,
+        requests="\n".join(_requests(cluster, gpus)),
+        setup=setup,
+        commands="\n".join(commands),
+        folders="\n".join(folders),
+        stop=stop_code,
         logs=_pattern(log_folder),
-    )  # fmt: skip
+    )
+
+
+def _requests(cluster: Cluster, gpus: int) -> list[str]:
+    """The lines of the script that ask for machines, GPUs and time."""
+    lines = [
+        f"#SBATCH --nodes={cluster.nodes}",
+        "#SBATCH --ntasks-per-node=1",  # the launcher, which starts the processes
+        f"#SBATCH --gpus-per-node={gpus}",
+        f"#SBATCH --cpus-per-task={gpus * _CPUS_PER_GPU}",
+        f"#SBATCH --time={cluster.time}",
+    ]
+    if cluster.partition:
+        lines.append(f"#SBATCH --partition={cluster.partition}")
+    if cluster.account:
+        lines.append(f"#SBATCH --account={cluster.account}")
+    return lines
 
 
 def processes_per_node(program: Sequence[str]) -> int:
     """Return how many processes a launcher starts on each machine; 1 for a program that is no launcher.
 
     Raises:
-        SettingsError: it is told to find out by itself, on a machine that is not known yet.
+        SettingsError: the launcher would find out by itself, on a machine that is not known yet.
     """
     count = _number(program, _PER_NODE)
     if count is not None:
@@ -97,7 +116,10 @@ def processes_per_node(program: Sequence[str]) -> int:
 
 def _number(program: Sequence[str], options: Sequence[str]) -> int | None:
     """The value of one of these options of a launcher, None where it is not given."""
-    words = [part for word in program for part in word.split("=", 1)]
+    # "--option=value" and "--option value" alike.
+    words = []
+    for word in program:
+        words += word.split("=", 1)
     for option, value in pairwise(words):
         if option in options:
             if not value.isdecimal():
@@ -110,11 +132,20 @@ def _on_nodes(program: Sequence[str], nodes: int) -> list[str]:
     """The program, started on each machine of a job; its processes find one another through the first machine."""
     if nodes == 1:
         return list(program)
-    torchrun = [n for n, word in enumerate(program) if Path(word).name in ("torchrun", "torch.distributed.run")]
-    if not torchrun or _number(program, _NODES) is not None:
+    names = [Path(word).name for word in program]
+    after = 0  # the place behind the launcher
+    for launcher in ("torchrun", "torch.distributed.run"):
+        if launcher in names:
+            after = names.index(launcher) + 1
+            break
+    if after == 0 or _number(program, _NODES) is not None:
         raise SettingsError(f"--nodes={nodes} needs --launcher 'torchrun --nproc-per-node N', without --nnodes")
-    after = torchrun[0] + 1
-    meeting = [f"--nnodes={nodes}", "--rdzv-backend=c10d", "--rdzv-id=$SLURM_JOB_ID", "--rdzv-endpoint=$head:29500"]
+    meeting = [
+        f"--nnodes={nodes}",
+        "--rdzv-backend=c10d",
+        "--rdzv-id=$SLURM_JOB_ID",
+        "--rdzv-endpoint=$head:29500",  # any free port of the first machine
+    ]
     return ["srun", "--kill-on-bad-exit=1", *program[:after], *meeting, *program[after:]]
 
 
@@ -130,7 +161,8 @@ def _command(program: Sequence[str], run: Run) -> str:
 def _pattern(folder: Path) -> str:
     """Return a path as it stands between the double quotes of an ``#SBATCH`` line, where ``%`` marks a replacement."""
     text = str(folder)
-    if any(character in '"\\#' or not character.isprintable() for character in text):
+    has_special = any(character in text for character in '"\\#')
+    if has_special or not text.isprintable():
         raise SettingsError(f"output: sbatch takes no quotes, backslashes, # or control characters, got {text!r}")
     return text.replace("%", "%%")
 
@@ -141,7 +173,7 @@ _SLURM = """\
 #!/bin/bash
 #SBATCH --job-name=stodepth
 #SBATCH --array=0-{last}
-{wishes}
+{requests}
 #SBATCH --requeue
 #SBATCH --signal=B:TERM@120
 #SBATCH --open-mode=append

@@ -13,7 +13,8 @@ import yaml
 from .cli import parse
 from .config import TrainConfig
 from .errors import SettingsError
-from .run.folder import RunFolder, differences
+from .run.differences import differences
+from .run.folder import RunFolder
 from .run.signals import ForwardSignals
 
 
@@ -96,8 +97,17 @@ def plan(
         settings = [f"--{key}={_as_yaml(value)}" for key, value in point.items()]
         for seed in seeds:
             folder = output / name / f"seed{seed}"
-            arguments = (f"--config={config}", *extra, *settings, f"--seed={seed}", f"--output={folder}", "--resume")
+            # The grid after the further arguments, and what the sweep gives after both: the last one counts.
+            arguments = (
+                f"--config={config}",
+                *extra,
+                *settings,
+                f"--seed={seed}",
+                f"--output={folder}",
+                "--resume",  # of a folder without a run, begins one
+            )
             _refuse_another_run(folder, parse(TrainConfig, arguments))
+            # Two values may be alike once they are written as a folder's name.
             if any(run.folder == folder for run in runs):
                 raise SettingsError(f"output: two runs would go to {folder}; sweep them one after the other, with -o")
             runs.append(Run(arguments, folder))
@@ -128,11 +138,14 @@ def run_all(runs: Sequence[Run], program: Sequence[str], say: Callable[[str], No
             code = programs.run([*program, *run.arguments])
             # A launcher has an exit code of its own where the run was stopped.
             if programs.stopped_by or code == stop_code:
-                by = f" by {programs.stopped_by}" if programs.stopped_by else ""
-                say(f"stopped{by}: the same command goes on")
+                stopped = "stopped"
+                if programs.stopped_by:
+                    stopped = f"stopped by {programs.stopped_by}"
+                say(f"{stopped}: the same command goes on")
                 return stop_code
             if code != 0:
                 failed.append(str(run.folder))
+    # One run that fails does not keep the others of a night from being done.
     if not failed:
         return 0
     say(f"{len(failed)} of {len(runs)} runs failed: {', '.join(failed)}")
@@ -141,7 +154,11 @@ def run_all(runs: Sequence[Run], program: Sequence[str], say: Callable[[str], No
 
 def _refuse_repeated_settings(grid: dict[str, list[Any]], extra: Sequence[str]) -> None:
     """Raise where the grid or the further arguments give what the sweep gives, or both give the same setting."""
-    further = {part.partition("=")[0].removeprefix("--") for part in extra if part.startswith("--")}
+    further = set()
+    for part in extra:
+        if part.startswith("--"):
+            name = part.partition("=")[0]
+            further.add(name.removeprefix("--"))
     for name in ("seed", "output", "resume"):
         if name in grid or name in further:
             raise SettingsError(f"{name} is given by the sweep itself: use --seeds and -o")
@@ -169,7 +186,9 @@ def _refuse_another_run(folder: Path, config: TrainConfig) -> None:
 
 
 def _as_yaml(value: Any) -> str:
-    return yaml.safe_dump(value, default_flow_style=True, width=math.inf).splitlines()[0]
+    # In one line, however long; a scalar is followed by a line of its own that ends the document.
+    text = yaml.safe_dump(value, default_flow_style=True, width=math.inf)
+    return text.splitlines()[0]
 
 
 def _slug(value: Any) -> str:

@@ -13,7 +13,7 @@ from stodepth_models.training.cli import parse
 from stodepth_models.training.config import EvaluateConfig, ModelConfig, TrainConfig
 from stodepth_models.training.exits import EXIT_BAD_SETTINGS
 from stodepth_models.training.run import model as models
-from stodepth_models.training.run.folder import differences
+from stodepth_models.training.run.differences import differences
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 

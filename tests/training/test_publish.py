@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 
 import stodepth_models as sdm
 from stodepth_models.training.config import DataConfig, ModelConfig, TrainConfig
-from stodepth_models.training.publish import Origin, model_table, publish, training_table
+from stodepth_models.training.index_tables import model_table, training_table
+from stodepth_models.training.publish import Origin, publish
 from stodepth_models.training.report.collect import collect
 from stodepth_models.training.report.page import write_report
 from stodepth_models.training.report.tables import fill_in

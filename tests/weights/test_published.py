@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import Weights, WeightsEnum, get_model, get_model_weights, list_models
 
 import stodepth_models as sdm
-from stodepth_models.training.publish import model_table, training_table
+from stodepth_models.training.index_tables import model_table, training_table
 from stodepth_models.training.report.tables import fill_in
 from stodepth_models.weights import published
 

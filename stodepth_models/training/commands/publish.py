@@ -13,7 +13,8 @@ from pathlib import Path
 from ...weights.published import shipped_folder
 from ..errors import SettingsError
 from ..flags import Parser
-from ..publish import Origin, model_table, publish, training_table
+from ..index_tables import model_table, training_table
+from ..publish import Origin, publish
 from ..report.tables import fill_in
 
 TABLES = {"models": model_table, "training": training_table}

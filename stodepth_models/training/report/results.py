@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ..data.archives import ARCHIVES
-from ..run.folder import RunFolder, same_computation
+from ..run.differences import same_computation
+from ..run.folder import RunFolder
 
 _NAMES = {
     "cifar10": "CIFAR-10",

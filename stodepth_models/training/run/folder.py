@@ -21,14 +21,11 @@ from ..config import ModelConfig, TrainConfig
 from ..data.datasets import Data
 from ..data.splits import changed_images
 from ..errors import SettingsError
+from .differences import changes, class_names, comparable_fingerprint, contents, counts, differences
 from .state import checkpoints
 
-# What may differ between a run and its continuation: where it lies and how it is watched, not what it computes.
-_FREE = ("output", "resume", "progress", "trackers", "log_steps", "checkpoint_minutes", "checkpoint_steps",
-         "stop_at_chance", "data.workers", "data.cache", "data.max_unpacked_gb", "data.max_files",
-         "data.download", "data.root", "data.label", "data.unreadable", "data.changed")  # fmt: skip
-
-_UNFINISHED = re.compile(r"\.(.+\.)?[0-9a-f]{32}|.+\.[0-9a-f]{32}\.partial")  # names that no other program gives
+# Names of files that were being written when their process was killed. No other program gives such names.
+_UNFINISHED = re.compile(r"\.(.+\.)?[0-9a-f]{32}|.+\.[0-9a-f]{32}\.partial")
 
 
 class RunFolder:
@@ -44,9 +41,13 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.checkpoints = path / "checkpoints"
-        self.best, self.last = path / "best.safetensors", path / "last.safetensors"
-        self.config, self.metrics, self.result = path / "config.json", path / "metrics.jsonl", path / "result.json"
-        self._made: list[Path] = []  # by this object: the folder and those above it, the innermost first
+        self.best = path / "best.safetensors"
+        self.last = path / "last.safetensors"
+        self.config = path / "config.json"
+        self.metrics = path / "metrics.jsonl"
+        self.result = path / "result.json"
+        # By this object: the folder and those above it, the innermost first.
+        self._made: list[Path] = []
 
     def check(self, config: TrainConfig, world: int) -> None:
         """Make sure that the run may be written here.
@@ -58,6 +59,7 @@ class RunFolder:
         Raises:
             SettingsError: the folder cannot be written, holds another run, or holds this one and ``resume`` is off.
         """
+        # Permissions say nothing of full disks and of file systems that are read-only: a file is written.
         probe = self.path / f".{uuid.uuid4().hex}"
         self._made = [path for path in (self.path, *self.path.parents) if not path.exists()]
         try:
@@ -95,19 +97,20 @@ class RunFolder:
         The lock is the process's own, not its loaders', which may outlive a process that is killed for a moment.
         """
         with open(self.path / ".lock", "a") as file:
+            is_first = True
             try:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except (BlockingIOError, PermissionError):  # systems have either
-                yield False
-                return
-            except OSError:  # a file system without locks
-                pass
-            yield True
+            except (BlockingIOError, PermissionError):
+                is_first = False  # systems raise either
+            except OSError:
+                pass  # a file system without locks
+            yield is_first
 
     def model(self, config: TrainConfig) -> ModelConfig:
         """Return the settings to build the model from: a checkpoint replaces all weights, and none are read for it."""
-        goes_on = config.resume and checkpoints(self.checkpoints)
-        return dataclasses.replace(config.model, weights=None, weights_prefix=None) if goes_on else config.model
+        if config.resume and checkpoints(self.checkpoints):
+            return dataclasses.replace(config.model, weights=None, weights_prefix=None)
+        return config.model
 
     def check_data(self, config: TrainConfig, data: Data) -> None:
         """Make sure that a run that goes on does so with the images that it began with.
@@ -119,17 +122,22 @@ class RunFolder:
             SettingsError: other classes or, where there is a checkpoint, other images; ``data.changed=accept`` allows
                 as many others.
         """
-        then = self.saved()["data"] if self.config.exists() else None
+        then = None
+        if self.config.exists():
+            then = self.saved()["data"]
         if then is None:
             return
-        now, has_checkpoint = _contents(data), bool(checkpoints(self.checkpoints))
-        changed = changes(_class_names(then), _class_names(now))
+        now = contents(data)
+        has_checkpoint = bool(checkpoints(self.checkpoints))
+        changed = changes(class_names(then), class_names(now))
         if has_checkpoint:
-            changed = changes(_counts(then), _counts(now)) + changed
+            changed = changes(counts(then), counts(now)) + changed
         if changed:
             raise SettingsError(f"resume: {self.path} was run on other images: {'; '.join(changed[:5])}")
-        changed = changed_images(_compared(then, now), _compared(now, then)) if has_checkpoint else []
-        if has_checkpoint and data.is_held_back and "fingerprint" not in then:
+        if not has_checkpoint:
+            return
+        changed = changed_images(comparable_fingerprint(then, now), comparable_fingerprint(now, then))
+        if data.is_held_back and "fingerprint" not in then:
             # They would be validated on images that they were trained on.
             changed.append("version 0.1.0 held other images back for validation")
         if not changed:
@@ -142,12 +150,21 @@ class RunFolder:
     def claim(self, config: TrainConfig, world: int, data: Data, run: str) -> None:
         """Write the settings and the name of the run, and remove what a killed process had begun to write."""
         for folder in (self.path, self.checkpoints):
-            for path in [*folder.glob(".*"), *folder.glob("*.partial")]:
+            for path in folder.glob("*"):
                 if _UNFINISHED.fullmatch(path.name):
                     path.unlink(missing_ok=True)
-        versions = {"stodepth_models": __version__, "torch": torch.__version__, "torchvision": torchvision.__version__}
-        content = {"settings": dataclasses.asdict(config), "processes": world, "versions": versions}
-        self._write_json(self.config, {**content, "data": _contents(data), "run": run})
+        content = {
+            "settings": dataclasses.asdict(config),
+            "processes": world,
+            "versions": {
+                "stodepth_models": __version__,
+                "torch": torch.__version__,
+                "torchvision": torchvision.__version__,
+            },
+            "data": contents(data),
+            "run": run,
+        }
+        self._write_json(self.config, content)
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the metrics of the epochs done, up to a line that is cut short or holds no metrics of an epoch."""
@@ -166,6 +183,7 @@ class RunFolder:
         rows = list(known) or found
         if len(found) < epochs:
             outcome = "restored from the checkpoint"
+            # A checkpoint of version 0.1.0 holds no metrics.
             if len(rows) < epochs:
                 outcome = f"of {epochs - len(rows)} of {epochs} epochs lost"
             say(f"{self.metrics} {damage or 'ends early'}: its metrics are {outcome}")
@@ -202,7 +220,9 @@ class RunFolder:
 
     def run_name(self) -> str | None:
         """Return the name of the run that the folder holds; None where there is none, or one of version 0.1.0."""
-        return self.saved()["run"] if self.config.exists() else None
+        if not self.config.exists():
+            return None
+        return self.saved()["run"]
 
     def saved(self) -> dict[str, Any]:
         """Return settings, number of processes, images and name of the run that the folder holds.
@@ -231,92 +251,27 @@ def _checked(saved: Any) -> dict[str, Any]:
         KeyError: something is missing.
         TypeError: something is of another type.
     """
-    record = {"settings": saved["settings"], "processes": saved["processes"]}
-    record |= {"data": saved.get("data"), "run": saved.get("run")}
+    record = {
+        "settings": saved["settings"],
+        "processes": saved["processes"],
+        "data": saved.get("data"),
+        "run": saved.get("run"),
+    }
     for name, kind in (("settings", dict), ("processes", int), ("data", dict), ("run", str)):
-        is_optional = name in ("data", "run") and record[name] is None
-        if not isinstance(record[name], kind) and not is_optional:
+        is_left_out = name in ("data", "run") and record[name] is None
+        if not isinstance(record[name], kind) and not is_left_out:
             raise TypeError(f"{name} must be of type {kind.__name__}, got {record[name]!r:.50}")
     for section in ("model", "data", "optim"):
         if not isinstance(record["settings"].get(section, {}), dict):
             raise TypeError(f"settings.{section} must be of type dict")
-    data = record["data"]
-    if data is not None:
-        known = isinstance(data["classes"], list) and all(type(count) is int for count in data["images"].values())
-        if not known or not isinstance(data.get("fingerprint", {}), dict):
-            raise TypeError("data must hold a list of classes, numbers of images and a fingerprint")
+    if record["data"] is not None:
+        _check_contents(record["data"])
     return record
 
 
-def _contents(data: Data) -> dict[str, Any]:
-    """What identifies the images of a run."""
-    splits = {"train": data.train, "valid": data.valid, "test": data.test}
-    images = {name: 0 if split is None else len(split.labels) for name, split in splits.items()}
-    return {"classes": list(data.classes), "images": images, "fingerprint": data.fingerprint}
-
-
-def _counts(contents: dict[str, Any]) -> dict[str, Any]:
-    """Numbers of images that training depends on: a damaged test image may be taken out at any time."""
-    return {f"the number of {split} images": contents["images"].get(split) for split in ("train", "valid")}
-
-
-def _class_names(contents: dict[str, Any]) -> dict[str, Any]:
-    return {f"class {number}": name for number, name in enumerate(contents["classes"])}
-
-
-def _compared(contents: dict[str, Any], other: dict[str, Any]) -> dict[str, str]:
-    """The fingerprint, without what the other one does not have, and without test images of another number."""
-    known = other.get("fingerprint", {})
-    found = {name: text for name, text in contents.get("fingerprint", {}).items() if name in known}
-    if contents["images"].get("test") != other["images"].get("test"):
-        found.pop("test", None)
-    return found
-
-
-def flat_settings(config: TrainConfig) -> dict[str, Any]:
-    """Return settings by dotted name, in the types that trackers take."""
-    flat = flatten(dataclasses.asdict(config))
-    return {key: value if isinstance(value, (int, float, str, bool)) else str(value) for key, value in flat.items()}
-
-
-def differences(saved: dict[str, Any], config: TrainConfig) -> list[str]:
-    """Return one phrase for each setting that would change the computation of a saved run.
-
-    Args:
-        saved: the run's settings, as :func:`dataclasses.asdict` gives them, paths and tuples as in JSON.
-        config: the settings of now.
-    """
-    then, now = same_computation(saved), same_computation(dataclasses.asdict(config))
-    return changes(then, now)
-
-
-def changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """Return one phrase for each name under which two flat dicts hold different things, or only one holds any."""
-    sides = {key: (then.get(key, "not given"), now.get(key, "not given")) for key in {**then, **now}}
-    return [f"{key} was {before}, is {after}" for key, (before, after) in sides.items() if before != after]
-
-
-def same_computation(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the flat settings that shape a computation, without those of where it lies and how it is watched.
-
-    A setting that is younger than the run stands at its default, which is what the run did.
-    """
-    complete = flatten(dataclasses.asdict(TrainConfig())) | flatten(settings)
-    return {key: value for key, value in complete.items() if key not in _FREE}
-
-
-def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return settings by dotted name, as JSON would hold them."""
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        if isinstance(value, dict) and value:
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = _plain(value)
-    return flat
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, (tuple, list)):
-        return [_plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
+def _check_contents(data: dict[str, Any]) -> None:
+    has_classes = isinstance(data["classes"], list)
+    has_counts = all(type(count) is int for count in data["images"].values())  # a bool is no count
+    has_fingerprint = isinstance(data.get("fingerprint", {}), dict)
+    if not (has_classes and has_counts and has_fingerprint):
+        raise TypeError("data must hold a list of classes, numbers of images and a fingerprint")

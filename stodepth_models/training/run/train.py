@@ -19,7 +19,8 @@ from ..data.batches import EvaluationBatches
 from ..data.datasets import Data, load_data
 from ..data.splits import Split
 from ..errors import Diverged, Interrupted, SettingsError
-from .folder import RunFolder, flat_settings
+from .differences import flat_settings
+from .folder import RunFolder
 from .learner import check_timm
 from .libraries import describe
 from .machine import any_process, device_name, make_accelerator, peak_memory
