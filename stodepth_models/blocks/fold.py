@@ -102,7 +102,7 @@ def _scaling_of(name: str, block: nn.Module, gate: StochasticResidual) -> Scalab
     try:
         if isinstance(block, GatedBlock):
             residual = block.stodepth_spec.residuals[block.stodepth_gates.index(gate)]
-            if not residual.is_there(block):
+            if residual.is_there is not None and not residual.is_there(block):
                 return []
             return residual.scalable_weights(block)
         gates = sum(isinstance(child, StochasticResidual) for child in block.children())

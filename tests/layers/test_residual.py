@@ -549,10 +549,9 @@ def _files_of_a_block_forward(mode):
 
 
 @pytest.mark.parametrize("mode", ["row", "subset"])
-def test_a_step_on_some_rows_reads_in_few_files(mode):
+def test_a_step_on_some_rows_reads_in_five_files(mode):
     assert _files_of_a_block_forward(mode) == {
         "blocks/gated.py",
-        "blocks/spec.py",
         "blocks/torchvision.py",
         "layers/draw.py",
         "layers/residual.py",
