@@ -49,11 +49,25 @@ class SampleOrder:
     """
 
     def __init__(
-        self, length: int, batch_size: int, seed: int, rank: int = 0, world: int = 1, accumulate: int = 1,
-        even: bool = False, weights: Tensor | None = None,
-    ) -> None:  # fmt: skip
-        self.length, self.batch_size, self.seed, self.even, self.weights = length, batch_size, seed, even, weights
-        self.parts, self.rank, self.accumulate = world * accumulate, rank, accumulate
+        self,
+        length: int,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        accumulate: int = 1,
+        even: bool = False,
+        weights: Tensor | None = None,
+    ) -> None:
+        self.length = length
+        self.batch_size = batch_size
+        self.seed = seed
+        self.rank = rank
+        self.accumulate = accumulate
+        self.even = even
+        self.weights = weights
+        self.parts = world * accumulate
+        # A batch norm needs two values; a map of 1x1 has one an image.
         if min(length, batch_size) < 2 * self.parts:
             raise ValueError(
                 f"batch_size={batch_size} of {length} training images is too few for {world} process(es) with "
@@ -72,12 +86,15 @@ class SampleOrder:
 
     def step(self, permutation: Tensor, step: int) -> Step:
         """Return this process's share of a step; ``step`` counts from 0 within the epoch."""
-        batch = permutation[step * self.batch_size : (step + 1) * self.batch_size]
+        begin = step * self.batch_size
+        batch = permutation[begin : begin + self.batch_size]
         parts = list(batch.tensor_split(self.parts))
         if self.even:
             parts = [part[: len(part) // 2 * 2] for part in parts]
         first = self.rank * self.accumulate
-        return Step(parts[first : first + self.accumulate], sum(map(len, parts)))
+        own = parts[first : first + self.accumulate]
+        size = sum(len(part) for part in parts)
+        return Step(own, size)
 
 
 class Batch(NamedTuple):
@@ -96,8 +113,11 @@ class Standardise:
     """uint8 images ``(B, 3, H, W)`` to float32 of mean 0 and standard deviation 1 a channel."""
 
     def __init__(self, data: Data, device: torch.device) -> None:
-        self.scale = (1 / (255 * data.std)).view(1, 3, 1, 1).to(device)
-        self.shift = (-data.mean / data.std).view(1, 3, 1, 1).to(device)
+        # (x / 255 - mean) / std as one multiplication and one addition.
+        scale = 1 / (255 * data.std)
+        shift = -data.mean / data.std
+        self.scale = scale.view(1, 3, 1, 1).to(device)
+        self.shift = shift.view(1, 3, 1, 1).to(device)
 
     def __call__(self, images: Tensor) -> Tensor:
         if images.is_floating_point():  # timm's transform has done it
@@ -120,8 +140,12 @@ class TrainBatches:
         self, data: Data, order: SampleOrder, device: torch.device, workers: int, transform: Transform | None = None
     ) -> None:
         assert data.train is not None  # load_data refuses such data
-        self.data, self.train, self.order, self.transform = data, data.train, order, transform
-        self.device, self.workers = device, workers
+        self.data = data
+        self.train = data.train
+        self.order = order
+        self.device = device
+        self.workers = workers
+        self.transform = transform
         self.standardise = Standardise(data, device)
         self.memory: _PaddedImages | None = None
         if isinstance(data.train, Arrays) and transform is None:
@@ -130,19 +154,34 @@ class TrainBatches:
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch from a step on."""
         permutation = self.order.permutation(epoch)
-        steps = [self.order.step(permutation, number) for number in range(first_step, self.order.steps)]
-        micro_batches = [indices for step in steps for indices in step.micro_batches]
+        steps = []
+        micro_batches = []
+        for number in range(first_step, self.order.steps):
+            step = self.order.step(permutation, number)
+            steps.append(step)
+            micro_batches += step.micro_batches
+        # All micro-batches at once: workers decode those of the next step while this one is computed.
         images = self._images(micro_batches, epoch)
         for step in steps:
-            parts = [next(images) for _ in step.micro_batches]
-            yield Batch([(self.standardise(x.to(self.device)), y.to(self.device)) for x, y in parts], step.size)
+            parts = []
+            for _ in step.micro_batches:
+                x, labels = next(images)
+                parts.append((self.standardise(x.to(self.device)), labels.to(self.device)))
+            yield Batch(parts, step.size)
 
     def _images(self, micro_batches: list[Tensor], epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         if self.memory is not None:
             self.memory.draw_augmentation(epoch, self.order.seed)
             return map(self.memory.augmented, micro_batches)
-        indices = [batch.tolist() for batch in micro_batches]
-        return training_images(self.data, self.train, indices, self.workers, self.order.seed, epoch, self.transform)
+        return training_images(
+            self.data,
+            self.train,
+            [batch.tolist() for batch in micro_batches],
+            self.workers,
+            self.order.seed,
+            epoch,
+            self.transform,
+        )
 
 
 class EvaluationBatches:
@@ -159,13 +198,24 @@ class EvaluationBatches:
     """
 
     def __init__(
-        self, data: Data, split: Split, batch_size: int, device: torch.device, workers: int = 0, rank: int = 0,
+        self,
+        data: Data,
+        split: Split,
+        batch_size: int,
+        device: torch.device,
+        workers: int = 0,
+        rank: int = 0,
         world: int = 1,
-    ) -> None:  # fmt: skip
-        self.data, self.split, self.device, self.workers = data, split, device, workers
+    ) -> None:
+        self.data = data
+        self.split = split
+        self.device = device
+        self.workers = workers
         self.standardise = Standardise(data, device)
+        self.indices: list[Tensor] = []
         mine = torch.arange(rank, len(split.labels), world)
-        self.indices = list(mine.split(batch_size)) if len(mine) else []
+        if len(mine) > 0:  # `split` makes one empty part of none
+            self.indices += mine.split(batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for images, labels in self._images():
@@ -174,7 +224,8 @@ class EvaluationBatches:
     def _images(self) -> Iterator[tuple[Tensor, Tensor]]:
         if isinstance(self.split, Arrays):
             for indices in self.indices:
-                yield self.split.images[indices].permute(0, 3, 1, 2), self.split.labels[indices]
+                images = self.split.images[indices].permute(0, 3, 1, 2)
+                yield images, self.split.labels[indices]
         else:
             batches = [indices.tolist() for indices in self.indices]
             yield from evaluation_images(self.data, self.split, batches, self.workers)
@@ -188,7 +239,12 @@ class _PaddedImages:
         count, side = split.images.shape[:2]
         padded = torch.zeros(count, side + 2 * pad, side + 2 * pad, 3, dtype=torch.uint8)
         padded[:, pad : pad + side, pad : pad + side] = split.images
-        self.side, self.pad, self.flip, self.count = side, pad, data.flip, count
+        self.count = count
+        self.side = side
+        self.pad = pad
+        self.flip_chance = 0.0
+        if data.flip:
+            self.flip_chance = 0.5
         self.pixels = padded.view(-1, 3).to(device)
         self.labels = split.labels.to(device)
 
@@ -196,12 +252,15 @@ class _PaddedImages:
         """Draw offset and flip of every image for an epoch."""
         generator = seeded(seed, epoch, 1)
         self.corner = torch.randint(2 * self.pad + 1, (2, self.count), generator=generator)
-        self.mirrored = torch.rand(self.count, generator=generator) < (0.5 if self.flip else 0.0)
+        self.mirrored = torch.rand(self.count, generator=generator) < self.flip_chance
 
     def augmented(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Return images ``(B, 3, H, W)``, uint8, channels last, and labels."""
-        device, width, along = self.pixels.device, self.side + 2 * self.pad, torch.arange(self.side)
-        (top, left), mirrored = self.corner[:, indices, None], self.mirrored[indices, None]
+        device = self.pixels.device
+        width = self.side + 2 * self.pad
+        along = torch.arange(self.side)
+        top, left = self.corner[:, indices, None]
+        mirrored = self.mirrored[indices, None]
         # Pixel (y, x) of image i lies in row (i * width + y) * width + x of the table of pixels.
         rows = (indices[:, None] * width + top + along) * width
         columns = left + torch.where(mirrored, self.side - 1 - along, along)

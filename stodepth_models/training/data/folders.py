@@ -16,7 +16,12 @@ from .splits import Files
 
 logger = logging.getLogger("stodepth_models")
 
-_SPLITS = {"train": ("train", "training"), "valid": ("valid", "val", "validation"), "test": ("test", "testing")}
+# Names that a split's folder may have, in any case of letters.
+_SPLITS = {
+    "train": ("train", "training"),
+    "valid": ("valid", "val", "validation"),
+    "test": ("test", "testing"),
+}
 _MAX_KINDS_SHOWN = 8
 
 
@@ -34,6 +39,7 @@ def find_root(root: Path, cache: Path, limits: Limits) -> Path:
         if not root.name.lower().endswith(ARCHIVES):
             raise ValueError(f"data.root: {root} is neither a folder nor an archive ({', '.join(ARCHIVES)})")
         root = unpacked(root, cache, limits)
+    # Archives often hold one folder with everything in it.
     if not _split_folders(root) and len(_folders(root)) == 1:
         root = _folders(root)[0]
     if not _split_folders(root):
@@ -70,7 +76,11 @@ def scan(root: Path) -> tuple[dict[str, Files], tuple[str, ...]]:
         splits[split] = _scan_split(folder, of_class, passed_over)
     if passed_over:
         kinds = [f"{count} {kind}" for kind, count in passed_over.most_common(_MAX_KINDS_SHOWN)]
-        logger.warning("data.root: %s: passed over what is no image of a class: %s", root, ", ".join(kinds))
+        logger.warning(
+            "data.root: %s: passed over what is no image of a class: %s",
+            root,
+            ", ".join(kinds),
+        )
     return splits, classes
 
 
@@ -95,7 +105,7 @@ def images_below(folder: Path, passed_over: Counter[str]) -> list[Path]:
 
 def _split_folders(root: Path) -> dict[str, Path]:
     folders = _folders(root)
-    found = {}
+    found: dict[str, Path] = {}
     for split, names in _SPLITS.items():
         for folder in folders:
             if folder.name.lower() in names:
@@ -117,7 +127,11 @@ def _holds_classes(folders: Sequence[Path]) -> bool:
 
 
 def _folders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name))
+    found = []
+    for path in folder.iterdir():
+        if path.is_dir() and not is_hidden(path.name):
+            found.append(path)
+    return sorted(found)
 
 
 def _name(folder: Path) -> str:
@@ -130,17 +144,17 @@ def _is_number(name: str) -> bool:
 
 
 def _class_names(folder: Path) -> tuple[str, ...]:
-    names = {_name(path) for path in _folders(folder)}
-    if all(_is_number(name) for name in names):
-        return tuple(sorted(names, key=lambda name: (int(name), name)))
-    return tuple(sorted(names))
+    names = sorted({_name(path) for path in _folders(folder)})
+    if all(map(_is_number, names)):
+        names.sort(key=int)  # "10" comes behind "9"
+    return tuple(names)
 
 
 def _folders_of_classes(folder: Path, classes: Sequence[str], reference: Path) -> list[list[Path]]:
     """Return the folders of each class in a split; a class may have none, or two in two Unicode forms."""
     labels = {name: label for label, name in enumerate(classes)}
     numbers: dict[int, int] = {}
-    if all(_is_number(name) for name in classes):
+    if all(map(_is_number, classes)):
         numbers = {int(name): label for label, name in enumerate(classes)}
     found: list[list[Path]] = [[] for _ in classes]
     unknown = []
@@ -167,9 +181,13 @@ def _scan_split(folder: Path, of_class: list[list[Path]], passed_over: Counter[s
     labels: list[int] = []
     for label, folders in enumerate(of_class):
         others: Counter[str] = Counter()
-        files = [path for place in folders for path in images_below(place, others)]
+        files = []
+        for place in folders:
+            files += images_below(place, others)
         if folders and not files:
-            beside = "".join(f", only {count} {kind}" for kind, count in others.most_common(1))
+            beside = ""
+            for kind, count in others.most_common(1):
+                beside = f", only {count} {kind}"
             raise ValueError(f"{folders[0]} holds no image{beside}: remove the class or fill its folder")
         passed_over += others
         paths += files
@@ -205,7 +223,10 @@ def _walk(folder: Path, above: frozenset[Path], entered: set[Path], passed_over:
         elif is_image(path, entry.is_file(follow_symlinks=False)):
             yield path
         elif not is_hidden(path.name):
-            passed_over[f"*{path.suffix.lower()}" if path.suffix else "files without suffix"] += 1
+            kind = "files without suffix"
+            if path.suffix:
+                kind = f"*{path.suffix.lower()}"
+            passed_over[kind] += 1
     # Real folders come before links, so that their own names are the ones that count.
     for path in sorted(below, key=lambda path: (path.is_symlink(), path.name)):
         if is_hidden(path.name):

@@ -10,8 +10,11 @@ from torch import Tensor
 from ..config import DataConfig
 from .splits import Arrays
 
+# Splits by name, and the names of the classes.
+Named = tuple[dict[str, Arrays], tuple[str, ...]]
 
-def read_arrays(config: DataConfig) -> tuple[dict[str, Arrays], tuple[str, ...]]:
+
+def read_arrays(config: DataConfig) -> Named:
     """Return the splits of a data set that fits in memory, and its classes.
 
     Raises:
@@ -28,70 +31,98 @@ def read_arrays(config: DataConfig) -> tuple[dict[str, Arrays], tuple[str, ...]]
         raise ValueError(f"{config.name} cannot be read from data.root={config.root} ({reason})") from None
 
 
-def _cifar(dataset: type[tv.CIFAR10], root: Path, download: bool) -> tuple[dict[str, Arrays], tuple[str, ...]]:
+def _cifar(dataset: type[tv.CIFAR10], root: Path, download: bool) -> Named:
     train = dataset(root, train=True, download=download)
     test = dataset(root, train=False, download=download)
-    splits = {"train": _arrays(train.data, train.targets), "test": _arrays(test.data, test.targets)}
+    splits = {
+        "train": _arrays(train.data, train.targets),
+        "test": _arrays(test.data, test.targets),
+    }
     return splits, tuple(train.classes)
 
 
-def _cifar10(root: Path, download: bool) -> tuple[dict[str, Arrays], tuple[str, ...]]:
+def _cifar10(root: Path, download: bool) -> Named:
     return _cifar(tv.CIFAR10, root, download)
 
 
-def _cifar100(root: Path, download: bool) -> tuple[dict[str, Arrays], tuple[str, ...]]:
+def _cifar100(root: Path, download: bool) -> Named:
     return _cifar(tv.CIFAR100, root, download)
 
 
-def _svhn(root: Path, download: bool) -> tuple[dict[str, Arrays], tuple[str, ...]]:
+def _svhn(root: Path, download: bool) -> Named:
     """Training images are those of ``train`` and ``extra``, as in arXiv:1603.09382, sec. 4."""
     read = {}
     for name in ("train", "extra", "test"):
         part = tv.SVHN(root, split=name, download=download)
-        read[name] = _arrays(part.data.transpose(0, 2, 3, 1), part.labels)
+        channels_last = part.data.transpose(0, 2, 3, 1)
+        read[name] = _arrays(channels_last, part.labels)
     images = torch.cat([read["train"].images, read["extra"].images])
     labels = torch.cat([read["train"].labels, read["extra"].labels])
-    return {"train": Arrays(images, labels), "test": read["test"]}, tuple("0123456789")
+    splits = {"train": Arrays(images, labels), "test": read["test"]}
+    return splits, tuple("0123456789")
 
 
-def _fashion_mnist(root: Path, download: bool) -> tuple[dict[str, Arrays], tuple[str, ...]]:
+def _fashion_mnist(root: Path, download: bool) -> Named:
     train = tv.FashionMNIST(root, train=True, download=download)
-    test = tv.FashionMNIST(root, train=False)
-    splits = {"train": _grey(train.data, train.targets), "test": _grey(test.data, test.targets)}
+    test = tv.FashionMNIST(root, train=False)  # one download holds both
+    splits = {
+        "train": _grey(train.data, train.targets),
+        "test": _grey(test.data, test.targets),
+    }
     return splits, tuple(train.classes)
 
 
-def _digits() -> tuple[dict[str, Arrays], tuple[str, ...]]:
+def _digits() -> Named:
     """1,797 digits of 8x8; every fifth image is a test image."""
     from sklearn.datasets import load_digits  # a second of import time that no other data set needs
 
     bunch = load_digits()
-    images = torch.from_numpy(bunch.images * (255 / 16)).round().to(torch.uint8)
+    brightness = torch.from_numpy(bunch.images * (255 / 16))  # scikit-learn counts from 0 to 16
+    images = brightness.round().to(torch.uint8)
     labels = torch.from_numpy(bunch.target)
-    test = torch.arange(len(labels)) % 5 == 0
-    splits = {"train": _grey(images[~test], labels[~test]), "test": _grey(images[test], labels[test])}
+    is_test = torch.arange(len(labels)) % 5 == 0
+    splits = {
+        "train": _grey(images[~is_test], labels[~is_test]),
+        "test": _grey(images[is_test], labels[is_test]),
+    }
     return splits, tuple("0123456789")
 
 
-def _fake(config: DataConfig) -> tuple[dict[str, Arrays], tuple[str, ...]]:
+def _fake(config: DataConfig) -> Named:
     """Noise around one random picture a class: quick to make and easy to learn."""
-    generator, side = torch.Generator().manual_seed(0), config.image_size or 32
-    pictures = torch.randint(64, 192, (config.fake_classes, side, side, 3), generator=generator)
-    sizes = {"train": config.fake_images, "valid": config.fake_images // 5, "test": config.fake_images // 5}
+    generator = torch.Generator().manual_seed(0)
+    side = config.image_size or 32
+    count = config.fake_classes
+    pictures = torch.randint(64, 192, (count, side, side, 3), generator=generator)
+    sizes = {
+        "train": config.fake_images,
+        "valid": config.fake_images // 5,
+        "test": config.fake_images // 5,
+    }
     splits = {}
     for split, size in sizes.items():
-        labels = torch.arange(max(size, config.fake_classes)) % config.fake_classes
+        # Each class has an image, however few are asked for.
+        labels = torch.arange(max(size, count)) % count
         noise = torch.randint(-64, 64, (len(labels), side, side, 3), generator=generator)
-        splits[split] = Arrays((pictures[labels] + noise).to(torch.uint8), labels)
-    return splits, tuple(f"class{number}" for number in range(config.fake_classes))
+        images = pictures[labels] + noise
+        splits[split] = Arrays(images.to(torch.uint8), labels)
+    return splits, tuple(f"class{number}" for number in range(count))
 
 
 def _arrays(images: np.ndarray, labels: list[int] | np.ndarray) -> Arrays:
-    return Arrays(torch.from_numpy(np.ascontiguousarray(images)), torch.as_tensor(labels).long())
+    contiguous = np.ascontiguousarray(images)
+    return Arrays(torch.from_numpy(contiguous), torch.as_tensor(labels).long())
 
 
 def _grey(images: Tensor, labels: Tensor) -> Arrays:
-    return Arrays(images.unsqueeze(-1).expand(-1, -1, -1, 3).contiguous(), labels.long())
+    # The networks take three channels.
+    coloured = images.unsqueeze(-1).expand(-1, -1, -1, 3)
+    return Arrays(coloured.contiguous(), labels.long())
 
 
-_READERS = {"cifar10": _cifar10, "cifar100": _cifar100, "svhn": _svhn, "fashion_mnist": _fashion_mnist}
+_READERS = {
+    "cifar10": _cifar10,
+    "cifar100": _cifar100,
+    "svhn": _svhn,
+    "fashion_mnist": _fashion_mnist,
+}

@@ -34,7 +34,8 @@ class Files:
         """Return some files; ``indices`` are numbers, or a boolean mask ``(N,)``."""
         if indices.dtype == torch.bool:
             indices = indices.nonzero()[:, 0]
-        return Files(tuple(self.paths[i] for i in indices.tolist()), self.labels[indices], self.root)
+        paths = tuple(self.paths[index] for index in indices.tolist())
+        return Files(paths, self.labels[indices], self.root)
 
     def relabel(self, outputs: Tensor) -> "Files":
         """Return the same files with ``outputs[label]`` for each label."""
@@ -42,8 +43,12 @@ class Files:
 
     def digests(self) -> dict[str, str]:
         """Return a digest of each part that a training run depends on; contents are not read."""
-        names = (path.relative_to(self.root).as_posix().encode(errors="surrogateescape") for path in self.paths)
-        sizes = (str(_size(path)).encode() for path in self.paths)
+        names = []
+        sizes = []
+        for path in self.paths:
+            name = path.relative_to(self.root).as_posix()
+            names.append(name.encode(errors="surrogateescape"))  # names need not be UTF-8
+            sizes.append(str(_size(path)).encode())
         labels = self.labels.numpy().tobytes()
         return {"names": _digest(names), "sizes": _digest(sizes), "labels": _digest([labels])}
 
@@ -76,7 +81,8 @@ class Arrays(NamedTuple):
         """Return a digest of each part that a training run depends on."""
         shape = str(tuple(self.images.shape)).encode()
         pixels = self.images.contiguous().numpy().data
-        return {"pixels": _digest([shape, pixels]), "labels": _digest([self.labels.numpy().tobytes()])}
+        labels = self.labels.numpy().tobytes()
+        return {"pixels": _digest([shape, pixels]), "labels": _digest([labels])}
 
 
 Split = Arrays | Files
@@ -92,10 +98,12 @@ def fingerprint(splits: Mapping[str, Split | None], classes: Iterable[str]) -> d
         splits: by name; a split that is None is left out.
         classes: names.
     """
-    found = {"classes": f"names={_digest(name.encode() for name in classes)}"}
+    names = _digest(name.encode() for name in classes)
+    found = {"classes": f"names={names}"}
     for name, split in splits.items():
         if split is not None:
-            found[name] = " ".join(f"{part}={digest}" for part, digest in split.digests().items())
+            parts = [f"{part}={digest}" for part, digest in split.digests().items()]
+            found[name] = " ".join(parts)
     return found
 
 
@@ -107,14 +115,17 @@ def changed_images(saved: Mapping[str, str], now: Mapping[str, str]) -> list[str
         now: fingerprint of the data set as it is.
     """
     phrases = []
-    for name in [*saved, *(name for name in now if name not in saved)]:
+    for name in {**saved, **now}:  # a set would lose their order
         if name not in now:
             phrases.append(f"{name}: is missing now")
         elif name not in saved:
             phrases.append(f"{name}: was not there before")
         elif saved[name] != now[name]:
-            before, after = set(saved[name].split()), now[name].split()
-            parts = [part.partition("=")[0] for part in after if part not in before]
+            before = saved[name].split()
+            parts = []
+            for part in now[name].split():
+                if part not in before:
+                    parts.append(part.partition("=")[0])
             phrases.append(f"{name}: other {', '.join(parts) or 'content'}")
     return phrases
 
@@ -132,6 +143,7 @@ def hold_back(train: Split, size: int, seed: int, classes: tuple[str, ...]) -> t
         ValueError: a class would be left without training images.
     """
     counts = torch.bincount(train.labels, minlength=len(classes)).tolist()
+    # One image of each class is left for training.
     most = sum(max(0, count - 1) for count in counts)
     if not 1 <= size <= most:
         raise ValueError(
@@ -139,17 +151,22 @@ def hold_back(train: Split, size: int, seed: int, classes: tuple[str, ...]) -> t
             "add images, or put them into train/ and valid/ yourself"
         )
     quotas = _quotas(counts, size)
-    without = [name for name, count, quota in zip(classes, counts, quotas, strict=True) if count and not quota]
+    without = []
+    for name, count, quota in zip(classes, counts, quotas, strict=True):
+        if count > 0 and quota == 0:
+            without.append(name)
     if without:
-        shown = ", ".join(without[:_MAX_CLASSES_SHOWN])
         logger.warning(
             "data.valid_size=%d: no validation image of %d classes, which are too small or too many (%s)",
-            size, len(without), shown,
-        )  # fmt: skip
+            size,
+            len(without),
+            ", ".join(without[:_MAX_CLASSES_SHOWN]),
+        )
     order = torch.randperm(len(train.labels), generator=torch.Generator().manual_seed(seed))
     is_held_back = torch.zeros(len(train.labels), dtype=torch.bool)
     for label, quota in enumerate(quotas):
-        is_held_back[_of_class(train, order, label)[:quota]] = True
+        of_class = _of_class(train, order, label)
+        is_held_back[of_class[:quota]] = True
     return train.select(~is_held_back), train.select(is_held_back)
 
 
@@ -166,6 +183,7 @@ def take_per_class(train: Split, classes: tuple[str, ...], size: int, seed: int)
         if len(of_class) < size:
             raise ValueError(f"data.images_per_class={size}: {name} has {len(of_class)} training images")
         chosen.append(of_class)
+    # In the order of the data set: a run is the same whichever class was drawn first.
     return train.select(torch.cat(chosen).sort().values)
 
 
@@ -196,6 +214,7 @@ def _quotas(counts: list[int], size: int) -> list[int]:
 
 def _push_unless_used_up(waiting: list[tuple[float, int]], label: int, count: int, quota: int) -> None:
     if quota < count - 1:
+        # The heap gives the smallest entry first; equal classes come in their own order.
         heapq.heappush(waiting, (-count / (2 * quota + 1), label))
 
 
