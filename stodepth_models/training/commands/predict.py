@@ -28,11 +28,12 @@ from ...weights.rebuild import saved_arguments
 from ...weights.sources import Source, read_checkpoint, resolve_source
 from ...zoo import full_name
 from ..builders import builder_of
-from ..config import LIBRARIES, ModelConfig
+from ..config import ModelConfig
 from ..data.folders import images_below
 from ..data.images import IMAGES, open_rgb, resized, warn_of_unused_bits
 from ..errors import SettingsError
 from ..flags import Parser
+from ..model_config import LIBRARIES
 
 
 def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
