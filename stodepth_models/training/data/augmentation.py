@@ -3,11 +3,14 @@
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import chain
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from timm.data import create_transform
+from timm.data.auto_augment import posterize
 from torch import Tensor
 from torchvision.transforms.v2 import Compose, RandomCrop, RandomHorizontalFlip, TrivialAugmentWide
 
@@ -68,4 +71,18 @@ def make_transform(config: DataConfig, data: Data) -> Transform:
         crop = Compose([RandomCrop(side, data.padding), RandomHorizontalFlip(0.5 * data.flip)])
     if is_trivial:
         augment = TrivialAugmentWide()
+    else:
+        _allow_black(augment.transforms)
     return Compose([crop, augment, finish])
+
+
+def _allow_black(steps: list[Any]) -> None:
+    """Let timm's policies keep 0 bits of an image, at their highest magnitude: Pillow 13 refuses to."""
+    for step in steps:
+        for op in [*getattr(step, "ops", []), *chain.from_iterable(getattr(step, "policy", []))]:
+            if op.aug_fn is posterize:
+                op.aug_fn = _posterize
+
+
+def _posterize(image: Image.Image, bits: int, **settings: Any) -> Image.Image:
+    return posterize(image, bits, **settings) if bits else Image.new(image.mode, image.size)

@@ -84,6 +84,13 @@ def test_erasing_fills_with_the_mean():
     assert 0.02 <= erased.float().mean() <= 0.4
 
 
+@pytest.mark.parametrize("aa", ["rand-m10-inc1", "v0", "augmix-m10"])
+def test_policies_keep_to_what_pillow_allows(aa):
+    transform, image = prepared(DataConfig(aa=aa), 16, 0, False), picture(16)
+    with seeded_streams(1):
+        assert all(transform(image).isfinite().all() for _ in range(150))
+
+
 def test_trivial_augment_changes_images_by_itself():
     image = picture(32)
     plain = prepared(DataConfig(transform_args={"vflip": 0.0}), 32, 0, False)(image)
