@@ -11,6 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from .checksum import check_checksum, with_checksum
 from .config import check_config
 from .errors import CheckpointError
 from .files import write_atomically
@@ -142,18 +143,8 @@ def write_file(path: Path, state: Mapping[str, Tensor], config: Mapping[str, Any
     The same weights and configuration give the same bytes.
     """
     tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
-    content = _with_sorted_metadata(save(tensors, {"format": "pt", HEADER: json.dumps(config)}))
+    content = with_checksum(save(tensors, {"format": "pt", HEADER: json.dumps(config)}))
     write_atomically(path, content)
-
-
-def _with_sorted_metadata(content: bytes) -> bytes:
-    """A safetensors file with its metadata in alphabetical order: the library's order changes from call to call."""
-    start = 8 + int.from_bytes(content[:8], "little")
-    header = json.loads(content[8:start])
-    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-    text = json.dumps(header, separators=(",", ":")).encode()
-    size = -(-len(text) // 8) * 8  # the tensors stay aligned
-    return size.to_bytes(8, "little") + text.ljust(size) + content[start:]
 
 
 def _read_safetensors(path: Path, name: str) -> tuple[dict[str, Tensor], Mapping[str, Any] | None]:
@@ -161,6 +152,9 @@ def _read_safetensors(path: Path, name: str) -> tuple[dict[str, Tensor], Mapping
         with safe_open(path, framework="pt", device="cpu") as file:
             metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        check_checksum(path, name)
+    except CheckpointError:
+        raise
     except Exception as error:  # whatever a damaged header provokes
         raise CheckpointError(f"{name} is a damaged safetensors file: {error}") from error
     return tensors, parse_config(metadata[HEADER], name) if HEADER in metadata else None

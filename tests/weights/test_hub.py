@@ -342,9 +342,10 @@ def test_a_save_that_is_killed_leaves_a_folder_that_loads(tmp_path, monkeypatch)
     def kill(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("stodepth_models.weights.hub.json.dumps", kill)
-    with pytest.raises(KeyboardInterrupt):
-        model.save_pretrained(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("stodepth_models.weights.hub.json.dumps", kill)
+        with pytest.raises(KeyboardInterrupt):
+            model.save_pretrained(tmp_path)
     assert same_weights(sdm.CifarResNet.from_pretrained(tmp_path), model)
     assert not list(tmp_path.glob("*.partial"))
 
