@@ -8,8 +8,6 @@ import stodepth_models as sdm
 from .measure import saved_bytes
 from .models import Gates, gates_of, images, ours, precision
 
-__all__ = ["executed_share", "unavoidable_share"]
-
 
 def executed_share(args: argparse.Namespace) -> Callable[[Gates], float]:
     """Share of the FLOPs that gates leave to do: what :func:`sdm.expected_flops` expects of gates that are certain."""

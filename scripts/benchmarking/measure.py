@@ -12,8 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-__all__ = ["compare", "in_own_process", "interleave", "markdown", "peak_of", "saved_bytes", "spread"]
-
 Step = Callable[[], None]
 
 

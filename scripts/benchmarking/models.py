@@ -20,8 +20,6 @@ try:
 except ImportError:
     TimmDropPath = None  # type: ignore[assignment, misc]
 
-__all__ = ["FORMATS", "Gates", "baselines", "blocks_apart", "candidates", "gates_of", "images", "ours", "precision"]
-
 Gates = list[float]
 """Share of the rows that survives each gate of a model, in forward order."""
 

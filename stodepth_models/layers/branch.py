@@ -163,6 +163,6 @@ def _parts(held: Any) -> list[Any]:
         return [held.func, held.args, held.keywords]
     parts = [getattr(held, "__self__", None)]
     for cell in getattr(held, "__closure__", None) or ():
-        if cell != CellType():  # an empty cell has no contents to ask for
+        if cell != CellType():  # an empty cell raises
             parts.append(cell.cell_contents)
     return parts

@@ -124,7 +124,7 @@ def gates_of(model: nn.Module) -> list[StochasticGate]:
 
 def draws_anywhere(model: nn.Module) -> bool:
     """Return whether a forward pass draws a gate."""
-    # The compiler guards on each gate that is asked. The last one mostly survives least: it is the first to draw.
+    # The compiler guards on each gate that is read here. The last one mostly survives least: it draws first.
     return any(gate.draws() for gate in reversed(gates_of(model)))
 
 

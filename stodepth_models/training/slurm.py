@@ -21,7 +21,7 @@ _NODES = ("--nnodes",)
 
 @dataclass(frozen=True)
 class Cluster:
-    """What a job asks of the cluster.
+    """What a job requests of the cluster.
 
     Attributes:
         partition: empty: the cluster's default.
@@ -49,14 +49,14 @@ def slurm_script(
 ) -> str:
     """Return a SLURM job array with a task a run; a task that is taken from its machine goes back into the queue.
 
-    A task asks for as many GPUs as the launcher starts processes.
+    A task requests as many GPUs as the launcher starts processes.
 
     Args:
         runs: of the sweep.
         program: what the arguments are given to: a launcher, and the script of training.
         stop_code: exit code of a run that was asked to stop.
         log_folder: of the tasks' output.
-        cluster: what a task asks for; None: the defaults of :class:`Cluster`.
+        cluster: what a task requests; None: the defaults of :class:`Cluster`.
 
     Raises:
         SettingsError: sbatch cannot read the path of the log folder, the number of processes is no number, or the
@@ -85,7 +85,7 @@ def slurm_script(
 
 
 def _requests(cluster: Cluster, gpus: int) -> list[str]:
-    """The lines of the script that ask for machines, GPUs and time."""
+    """The lines of the script that request machines, GPUs and time."""
     lines = [
         f"#SBATCH --nodes={cluster.nodes}",
         "#SBATCH --ntasks-per-node=1",  # the launcher, which starts the processes

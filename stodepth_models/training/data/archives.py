@@ -25,7 +25,7 @@ _OLD = 48 * 3600  # seconds after which nobody is unpacking any more
 def unpacked(archive: Path, cache: Path, limits: Limits) -> Path:
     """Return the folder that holds an archive's files; the first call unpacks it.
 
-    A folder appears in the cache only once it is complete. Where several processes ask at the same time one of them
+    A folder appears in the cache only once it is complete. Where several processes want it at the same time one of them
     unpacks, and the others wait for it.
 
     Args:

@@ -63,7 +63,7 @@ def is_image(path: Path, is_file: bool = False) -> bool:
 
     Args:
         path: of a file, a link or a folder.
-        is_file: whether it is known to be a file; else the file system is asked.
+        is_file: whether it is known to be a file; else the file system is read.
     """
     if is_hidden(path.name):
         return False

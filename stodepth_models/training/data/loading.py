@@ -29,7 +29,7 @@ def training_images(
     """Yield batches of images ``(B, 3, H, W)``, uint8, cropped and flipped at random, and labels ``(B,)``.
 
     Args:
-        data: says how images are prepared.
+        data: how images are prepared.
         split: images.
         batches: indices of the images of each batch.
         workers: processes that decode.
@@ -98,7 +98,7 @@ def _ignore_signals(worker: int) -> None:
 
 
 def _exit_with_parent(parent: int) -> None:
-    """End this process once its parent asks for it, and nobody else; Python ends what is left at its end so."""
+    """End this process at a SIGTERM of its parent, which Python sends to workers at its own end; ignore all others."""
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
         pass
     os._exit(0)

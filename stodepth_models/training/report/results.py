@@ -32,7 +32,7 @@ class Record:
         dataset: what tables call it.
         rows: metrics, one dict an epoch.
         result: final figures.
-        seconds: training time, on the clock that was asked for.
+        seconds: training time, on the clock that :func:`read_runs` was given.
         images: number of images and fingerprint of each split, as far as the run recorded them.
     """
 
