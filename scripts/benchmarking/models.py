@@ -13,7 +13,6 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 
 import stodepth_models as sdm
 from stodepth_models.layers.draw import count_rows, draw_batch, draw_rows
-from stodepth_models.layers.residual import ALL_ROWS
 
 try:
     from timm.layers import DropPath as TimmDropPath
@@ -67,17 +66,19 @@ def record_gates(model: nn.Module) -> list[Gates]:
     gates = gates_of(model)
     log: list[Gates] = []
 
-    def watch(index: int, draw: Callable[..., Any]) -> Callable[..., Any]:
-        def drawn(branch: Any, batch: int) -> Any:
-            rows = draw(branch, batch)
-            log[-1][index] = 0.0 if rows is None else 1.0 if rows is ALL_ROWS else count_rows(rows) / batch
+    def watch(index: int, gate: sdm.StochasticResidual) -> Callable[..., Any]:
+        draw = gate._draw
+
+        def drawn(batch: int) -> Any:
+            rows = draw(batch)
+            log[-1][index] = gate.last_share
             return rows
 
         return drawn
 
     model.register_forward_pre_hook(lambda *_: log.append([1.0] * len(gates)))
     for index, gate in enumerate(gates):
-        gate._draw = watch(index, gate._draw)
+        gate._draw = watch(index, gate)
     return log
 
 
