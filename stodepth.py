@@ -19,6 +19,15 @@ COMMANDS = {
     "weights": "List the weights that ship, and how to load them.",
 }
 
+_FIRST_STEPS = (
+    "With images in pets/train/CLASS/ and pets/test/CLASS/:",
+    "",
+    "  stodepth train --config short_folder --data pets --output runs/pets",
+    "  stodepth evaluate --weights runs/pets",
+    "  stodepth predict --weights runs/pets cat.png",
+    "  stodepth report runs/",
+)
+
 
 def main(*before: str) -> NoReturn:
     """Run a command and leave with its exit code.
@@ -42,7 +51,7 @@ def _overview() -> str:
     lines = ["usage: stodepth COMMAND ...", "", "Models with stochastic depth, from the shell.", ""]
     for name, sentence in COMMANDS.items():
         lines.append(f"  {name:<10}{sentence}")
-    lines += ["", "stodepth COMMAND --help describes the arguments of a command."]
+    lines += ["", *_FIRST_STEPS, "", "stodepth COMMAND --help describes the arguments of a command."]
     return "\n".join(lines)
 
 

@@ -151,6 +151,8 @@ def _stray(word: str) -> str:
     stem = Path(word).name.removesuffix(".yaml")
     if stem in recipe_names() or word.endswith(_YAML):
         return f"{word} stands alone: did you mean --config {word}?"
+    if Path(word).exists():
+        return f"{word} stands alone: did you mean --weights {word} or --data {word}?"
     return f"{word} stands alone: settings are given as --name value"
 
 

@@ -1,5 +1,8 @@
 """Weights say which builder they belong to, from whatever place they come."""
 
+import dataclasses
+import json
+
 import pytest
 import torch
 import torchvision
@@ -7,7 +10,8 @@ import torchvision
 import stodepth_models as sdm
 from stodepth_models.training.builders import builder_of
 from stodepth_models.training.cli import parse
-from stodepth_models.training.config import EvaluateConfig, TrainConfig
+from stodepth_models.training.commands.evaluate import data_of_run
+from stodepth_models.training.config import DataConfig, EvaluateConfig, TrainConfig
 from stodepth_models.weights.checkpoint import write_file
 from stodepth_models.weights.config import config_of
 
@@ -71,3 +75,18 @@ def test_weights_of_no_builder_ask_for_one(tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         parse(TrainConfig, ["--weights", str(tmp_path / "odd.pth")])
     assert "odd.pth matches no builder: name it with --model" in capsys.readouterr().err
+
+
+def test_an_evaluation_takes_the_images_of_the_run_whose_weights_it_measures(run):
+    assert data_of_run(str(run)) is None  # no metrics: not the folder of a run
+    (run / "metrics.jsonl").touch()
+    config = TrainConfig(
+        data=DataConfig(name="folder", root=run / "pets", valid_size=7, mean=(0.1, 0.2, 0.3), std=(1, 1, 1))
+    )
+    settings = json.loads(json.dumps(dataclasses.asdict(config), default=str))
+    (run / "config.json").write_text(json.dumps({"settings": settings, "processes": 1}))
+    for weights in (run, run / "last.safetensors"):
+        data = data_of_run(str(weights))
+        assert (data.name, data.root, data.valid_size) == ("folder", run / "pets", 7)
+    assert data_of_run(None) is None
+    assert data_of_run("CIFAR10_JPEG_V1") is None

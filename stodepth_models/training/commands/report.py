@@ -24,4 +24,5 @@ def main(words: Sequence[str]) -> None:
         for name, table in report.tables.items():
             text = fill_in(text, name, table)
         options.page.write_text(text, encoding="utf-8")
-    print(f"{report.runs} runs in {options.output / 'index.html'}; {len(report.unfinished)} not finished, left out")
+    runs = "1 run" if report.runs == 1 else f"{report.runs} runs"
+    print(f"{runs} in {options.output / 'index.html'}; {len(report.unfinished)} not finished, left out")
