@@ -62,14 +62,19 @@ _SHORTCUT = """        shortcut: ``"A"`` or ``"B"``; see :class:`CifarResNet`.
 """
 
 
+_CHANNELS = (
+    "images.expand(-1, 3, -1, -1) where they are grey, else a convolution of your own in place of model.conv1 "
+    "(docs/training.md, 'Grey images and other channels')"
+)
+
 # Arguments of other projects, and what takes their place here.
 FOREIGN_ARGUMENTS = {
     "multFlag": "mult_flag",
     "prob_0_l": "prob_0_L",
     "p_L": "prob_0_L=(1.0, p_L)",
     "features_only": "torchvision.models.feature_extraction.create_feature_extractor",
-    "in_chans": "a convolution of your own in place of model.conv1",
-    "in_channels": "a convolution of your own in place of model.conv1",
+    "in_chans": _CHANNELS,
+    "in_channels": _CHANNELS,
     "n_classes": "num_classes",
     "checkpoint_path": "weights",
     "stochastic_method": "mode",

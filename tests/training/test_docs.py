@@ -5,24 +5,52 @@ import shlex
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+import stodepth_models as sdm
 from stodepth_models.training.cli import parse
 from stodepth_models.training.config import EvaluateConfig, TrainConfig
+from stodepth_models.weights.checkpoint import write_file
+from stodepth_models.weights.config import config_of
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 FOUND = re.findall(r"(?:^    .*\n)+", PAGE, re.MULTILINE) + README.split("```")[1::2]
 BLOCKS = re.sub(r" *#.*", "", "\n".join(FOUND)).replace("\\\n", " ")
-COMMANDS = [line.strip() for line in BLOCKS.splitlines() if "scripts/" in line]
+COMMANDS = [line.strip() for line in BLOCKS.splitlines() if re.search(r"stodepth(_models)? (train|evaluate) ", line)]
 
 
-@pytest.mark.parametrize("command", [line for line in COMMANDS if "train.py" in line or "evaluate.py" in line])
+def test_commands_are_found():
+    assert len(COMMANDS) >= 10
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_commands_are_understood(command, monkeypatch):
     monkeypatch.chdir(ROOT)
     words = shlex.split(command)
-    script = next(number for number, word in enumerate(words) if word.startswith("scripts/"))
-    parse(EvaluateConfig if "evaluate" in words[script] else TrainConfig, words[script + 1 :])
+    name = next(number for number, word in enumerate(words) if word in ("train", "evaluate"))
+    parse(EvaluateConfig if words[name] == "evaluate" else TrainConfig, words[name + 1 :])
+
+
+def python_block(heading):
+    return re.search(rf"^## {heading}\n.*?```python\n(.*?)```", PAGE, re.MULTILINE | re.DOTALL)[1]
+
+
+def test_the_block_on_channels_runs():
+    exec(python_block("Grey images and other channels"), {})
+
+
+def test_the_block_on_predictions_runs(tmp_path, monkeypatch, capsys):
+    model = sdm.cifar_resnet20_stodepth_lineardecay(num_classes=2)
+    training = {"image_size": 8, "mean": [0.5] * 3, "std": [0.2] * 3, "resize": None}
+    config = {**config_of(model), "categories": ["zero", "one"], "training": training}
+    (tmp_path / "runs" / "short_digits").mkdir(parents=True)
+    write_file(tmp_path / "runs" / "short_digits" / "best.safetensors", model.state_dict(), config)
+    Image.new("L", (8, 8)).save(tmp_path / "digit.png")
+    monkeypatch.chdir(tmp_path)
+    exec(python_block("Pictures named by a run"), {})
+    assert capsys.readouterr().out.split()[0] in ("zero", "one")
 
 
 def test_every_setting_named_exists():
