@@ -34,7 +34,11 @@ LEFTOVER_AGE = 24 * 3600.0  # seconds since the last write, after which no proce
 LONGEST_NAME = 200  # bytes: file systems take 255, and a partial file has a longer name
 CHUNK = 1 << 20
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
-HUB_FILES = ("model.safetensors", "pytorch_model.safetensors", "pytorch_model.bin")  # in order of preference
+HUB_FILES: tuple[str, ...] = (
+    "model.safetensors",
+    "pytorch_model.safetensors",
+    "pytorch_model.bin",
+)  # in order of preference
 
 
 def is_remote(source: str) -> bool:
@@ -45,7 +49,9 @@ def is_remote(source: str) -> bool:
 def digest_in_name(name: str) -> str | None:
     """Return the leading digits of a file's SHA-256 that end its name, as in ``resnet20-12fca82f.th``; else None."""
     found = re.search(r"-([0-9a-f]{8,64})\.\w+$", name)
-    return found[1] if found else None
+    if not found:
+        return None
+    return found[1]
 
 
 def check_sha256(path: Path, expected: str, name: str) -> None:
@@ -127,7 +133,9 @@ def fetch_hub(source: str) -> Path:
     if found is None:
         raise ValueError(f"source must look like hf://org/repo[/file][@revision], got {source!r}")
     repo, file, revision = found.groups()
-    names = (file,) if file else HUB_FILES
+    names = HUB_FILES
+    if file:
+        names = (file,)
     reason, unreachable = None, False
     for name in names:
         try:
@@ -137,7 +145,9 @@ def fetch_hub(source: str) -> Path:
             reason = reason or error
         except (OSError, HFValidationError) as error:
             raise DownloadError(f"{source} cannot be fetched: {_reason(error)}") from error
-    why = "HF_HUB_OFFLINE is set, and the cache lacks it" if constants.HF_HUB_OFFLINE else _reason(reason)
+    why = _reason(reason)
+    if constants.HF_HUB_OFFLINE:
+        why = "HF_HUB_OFFLINE is set, and the cache lacks it"
     raise DownloadError(f"{source} cannot be fetched, looked for {', '.join(names)}: {why}") from reason
 
 

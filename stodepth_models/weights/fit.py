@@ -54,6 +54,7 @@ def compare(network: Checkpoint, names: Mapping[str, str], shapes: Mapping[str, 
     other_shapes: list[str] = []
     has_body = False
     for name, tensor in state.items():
+        # A classifier that is left as it is counts neither as unexpected nor as of another shape.
         if remark is not None and name in (WEIGHT, BIAS):
             continue
         if name not in names:
@@ -89,6 +90,7 @@ def check_fit(fit: Fit, network: Checkpoint, count: int, strict: bool) -> None:
     for kind, keys in found.items():
         if keys:
             report += f"\n  {len(keys)} {kind}: {_first_of(keys, MAX_KEYS_SHOWN)}"
+    # A weight of another shape is never passed over: it would stay as it was initialised, beside trained ones.
     if fit.other_shapes or (report and strict) or not fit.has_body:
         raise CheckpointError(f"{network.name} does not fit the model{_hint(network)}{report}")
     if report:
@@ -116,6 +118,7 @@ def _remark_on_classifier(shapes: Mapping[str, Size], state: Mapping[str, Tensor
         return None
     if WEIGHT not in shapes:
         return "the model has no classifier"
+    # The shape of a linear layer is (classes, inputs).
     ours = shapes[WEIGHT]
     if WEIGHT not in state:
         return f"the file has none of {ours[-1]} inputs that is clearly one"

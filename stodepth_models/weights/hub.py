@@ -186,7 +186,9 @@ def _files(source: str, remote: Mapping[str, Any]) -> tuple[Path, Path | None]:
     except HFValidationError:
         raise DownloadError(f"{source} is neither a folder nor the name of a repository, org/name") from None
     except OSError as error:
-        why = "HF_HUB_OFFLINE is set, and the cache lacks it" if constants.HF_HUB_OFFLINE else f"{error}"
+        why = f"{error}"
+        if constants.HF_HUB_OFFLINE:
+            why = "HF_HUB_OFFLINE is set, and the cache lacks it"
         raise DownloadError(
             f"there is no folder {source}, and the repository of that name cannot be fetched: "
             f"{type(error).__name__}: {why}"

@@ -117,6 +117,7 @@ def load_checkpoint(model: nn.Module, checkpoint: Checkpoint, strict: bool = Tru
     network = find_network(checkpoint, shapes)
     fit = compare(network, names, shapes)
     check_fit(fit, network, len(names), strict)
+    # All is checked before the first weight of the model is changed.
     weights: dict[str, Tensor] = {}
     for key, tensor in fit.weights.items():
         check_dense(key, tensor, network.name, held[key].dtype)
@@ -145,6 +146,7 @@ def _warn_of_scales(model: nn.Module, network: Checkpoint) -> None:
 
 def _unwrapped(model: nn.Module) -> nn.Module:
     """The model within ``torch.compile``, data parallelism and averages."""
+    # torch.compile calls it `_orig_mod`, all others `module`.
     inner = getattr(model, "_orig_mod", getattr(model, "module", None))
     if isinstance(model, Configured) or not isinstance(inner, nn.Module):
         return model

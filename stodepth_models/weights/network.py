@@ -57,6 +57,7 @@ def find_network(checkpoint: Checkpoint, shapes: Mapping[str, Size]) -> Checkpoi
     body = {name: shape for name, shape in shapes.items() if not _is_optional(name)}
     prefix = find_prefix(checkpoint, body)
     names = _names_under(checkpoint, prefix)
+    # A bare state dict has nothing beside its network: what does not fit there is an error of the user's.
     is_bare = prefix == "" and checkpoint.prefix is None and WEIGHT in names
     if WEIGHT in shapes and WEIGHT not in names:
         names |= _classifier_elsewhere(checkpoint, prefix, shapes, names)

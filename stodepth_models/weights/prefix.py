@@ -32,11 +32,9 @@ def under_prefix(checkpoint: Checkpoint, prefix: str) -> Checkpoint:
     if prefix:
         start = canonical(f"{prefix.rstrip('.')}.")
     if not any(name.startswith(start) for name in checkpoint.state_dict):
-        first = dict.fromkeys(f"{name.split('.')[0]}." for name in checkpoint.state_dict)
-        raise CheckpointError(
-            f"{checkpoint.name} holds no names under prefix={prefix!r}; its names begin with "
-            f"{', '.join(list(first)[:MAX_KEYS_SHOWN])}"
-        )
+        attributes = dict.fromkeys(f"{name.split('.')[0]}." for name in checkpoint.state_dict)
+        shown = ", ".join(list(attributes)[:MAX_KEYS_SHOWN])
+        raise CheckpointError(f"{checkpoint.name} holds no names under prefix={prefix!r}; its names begin with {shown}")
     return replace(checkpoint, prefix=start)
 
 
@@ -53,7 +51,10 @@ def find_prefix(checkpoint: Checkpoint, shapes: Mapping[str, Size]) -> str:
         CheckpointError: the names fit under several prefixes.
     """
     networks = _networks(checkpoint, shapes)
-    whole = {prefix: names for prefix, names in networks.items() if len(names) == len(shapes)}
+    whole: dict[str, Names] = {}
+    for prefix, names in networks.items():
+        if len(names) == len(shapes):
+            whole[prefix] = names
     if len(whole) > 1:
         whole = _of_the_same_size(checkpoint.state_dict, whole, shapes) or whole
     if len(whole) > 1:
@@ -125,7 +126,8 @@ def _without_copies(state: Mapping[str, Tensor], networks: Mapping[str, Names]) 
     """The networks of which no other has the same values: some trainers register one network twice."""
     different: dict[str, Names] = {}
     for prefix, names in networks.items():
-        if not any(_are_equal(state, names, others) for others in different.values()):
+        is_copy = any(_are_equal(state, names, others) for others in different.values())
+        if not is_copy:
             different[prefix] = names
     return different
 

@@ -25,6 +25,7 @@ class Preprocessing(NamedTuple):
 
 def saved_preprocessing(source: Source) -> Preprocessing | None:
     """Return how images were prepared for published weights, or those of a training run; None where it is not known."""
+    # Published weights carry torchvision's preprocessing, files of a training run their own settings.
     if isinstance(source, WeightsEnum):
         preset = source.transforms()
         return Preprocessing(preset.crop_size[0], tuple(preset.mean), tuple(preset.std), preset.resize_size[0])

@@ -111,6 +111,7 @@ def check_rebuilds(model: nn.Module, config: Mapping[str, Any], callables: Mappi
     """Refuse to save what could not be loaded, such as a model whose layers were replaced after it was built."""
     with torch.device("meta"):
         twin = rebuild(config, callables)
+    # Weights of the same shapes can belong to other layers: a convolution with another stride, say.
     for what, read in (("weights", _shapes), ("layers", _layers)):
         ours, theirs = read(model), read(twin)
         changed = [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)]

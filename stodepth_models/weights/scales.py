@@ -75,15 +75,20 @@ def scales_by_gate(listed: Sequence[float], names: Iterable[str], owner: str) ->
 def with_scales(weights: Mapping[str, Any], scales: Mapping[str, float]) -> OrderedDict[str, Any]:
     """Return the weights as a state dict that holds the evaluation scales of the gates, as PyTorch keeps versions."""
     state = OrderedDict(weights)
-    metadata = {gate: {EVAL_SCALE: scale} for gate, scale in scales.items()}
+    metadata: dict[str, dict[str, float]] = {}
+    for gate, scale in scales.items():
+        metadata[gate] = {EVAL_SCALE: scale}
     state._metadata = metadata  # type: ignore[attr-defined]
     return state
 
 
 def own_scales(model: nn.Module) -> dict[str, float]:
     """Return the evaluation scales of a model's gates, for weights that are known to be made for them."""
-    gates = [(name, module) for name, module in model.named_modules() if isinstance(module, StochasticResidual)]
-    return {name: gate.eval_scale for name, gate in gates}
+    scales: dict[str, float] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, StochasticResidual):
+            scales[name] = module.eval_scale
+    return scales
 
 
 def _are_scales(values: Iterable[Any]) -> bool:

@@ -54,7 +54,9 @@ def resolve_source(source: Any, enum: type[WeightsEnum] | None, owner: str, argu
             f"{argument} must be a member of a weights enum or its name, a path, a URL (http, https, file or hf) or a "
             f"state dict, got {source!r} of type {type(source).__name__}"
         )
-    return source if is_remote(source) else _named(source, enum, owner)
+    if is_remote(source):
+        return source
+    return _named(source, enum, owner)
 
 
 def _belongs_elsewhere(member: WeightsEnum, enum: type[WeightsEnum]) -> bool:
@@ -66,7 +68,9 @@ def _belongs_elsewhere(member: WeightsEnum, enum: type[WeightsEnum]) -> bool:
 def _named(source: str, enum: type[WeightsEnum] | None, owner: str) -> Source:
     """The weights of that name, else the file at that path."""
     enum_name, _, name = source.rpartition(".")
-    enums = [*PublishedWeights.__subclasses__(), *([] if enum is None else [enum])]
+    enums: list[type[WeightsEnum]] = [*PublishedWeights.__subclasses__()]
+    if enum is not None:
+        enums.append(enum)
     for known in enums:
         if name in known.__members__ and enum_name == known.__name__:
             return resolve_source(known[name], enum, owner)
@@ -192,7 +196,10 @@ def _read_torchvision(member: WeightsEnum, progress: bool) -> Checkpoint:
 def _expected(check_hash: str | bool | None, name: str) -> str | None:
     if check_hash is None or check_hash is False:
         return None
-    digest = digest_in_name(urlsplit(name).path if is_remote(name) else name) if check_hash is True else check_hash
+    digest: Any = check_hash
+    if check_hash is True:
+        # A URL may go on behind the name of its file, as in `?download=true`.
+        digest = digest_in_name(urlsplit(name).path) if is_remote(name) else digest_in_name(name)
     if not isinstance(digest, str) or not re.fullmatch(r"[0-9a-fA-F]{8,64}", digest):
         raise ValueError(
             f"check_hash must be 8 to 64 hexadecimal digits, or True where {name} ends in them, got {check_hash!r}"
