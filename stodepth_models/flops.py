@@ -85,7 +85,7 @@ def count_flops(model: nn.Module, *args: Any, **kwargs: Any) -> FlopCount:
     """Count the FLOPs of ``model(*args, **kwargs)``, without computing it: all tensors are moved to the meta device."""
     copy = deepcopy(model).to("meta").eval()
     for module in copy.modules():
-        # Hooks after a pass are the user's, for passes of their own; those before a pass stay, for they may make weights.
+        # Hooks after a pass are the user's, who asked for no pass. Hooks before a pass may make weights: they stay.
         getattr(module, "_forward_hooks", {}).clear()
     gates = [name for name, module in copy.named_modules() if isinstance(module, StochasticGate)]
     if gates:

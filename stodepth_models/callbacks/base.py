@@ -76,6 +76,7 @@ class CallbackBase:
         Raises:
             ValueError: the model has no known block, or with ``drop_rate=None`` neither stochastic blocks nor masks.
         """
+        # A model that is stochastic already keeps its gates under drop_rate=None.
         if self.drop_rate is not None or not survival_probs(model):
             apply_stochastic_depth(
                 model,
@@ -132,6 +133,7 @@ class CallbackBase:
             prefix = f"stochastic_depth/{part}"
         probs = survival_probs(self._model)
         metrics = {f"{prefix}/survival_prob": sum(probs) / len(probs)}
+        # None before the first batch, and where the model could not run on the meta device.
         if self._flops is not None:
             expected = self._flops.expected(probs)
             metrics[f"{prefix}/flops"] = expected.training

@@ -70,6 +70,7 @@ class StochasticDepthBlock(StochasticGate):
         self.last_share = float(survives)
         if survives:
             return call_branch(self.block, x)
+        # Either may be there and be None, or an empty nn.Sequential, which is false too: both are the identity.
         shortcut = getattr(self.block, "shortcut", None) or getattr(self.block, "downsample", None)
         if shortcut is not None:
             return zero_gradients_for_ddp(shortcut(x), self.block)

@@ -44,6 +44,7 @@ def training_table(entries: Sequence[dict[str, Any]]) -> str:
         "FLOPs",
         "commit",
     )
+    # Numbers stand at the right.
     rule = ("---", *["---:"] * 8, "---")
     rows: list[tuple[str, ...]] = [heads, rule]
     for entry in shipped(entries):
@@ -71,6 +72,7 @@ def as_sum(epochs: Sequence[int]) -> str:
 
 def shipped(entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the entries whose files ship with the package, small networks first."""
+    # Others are links to files of other projects.
     of_ours = [entry for entry in entries if entry["url"] is None]
     return sorted(of_ours, key=lambda entry: (entry["num_params"], not entry["default"]))
 

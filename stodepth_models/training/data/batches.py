@@ -80,6 +80,7 @@ class SampleOrder:
     def permutation(self, epoch: int) -> Tensor:
         """Return the images of an epoch in their order."""
         generator = seeded(self.seed, epoch)
+        # From a generator of the epoch: a run that resumes needs no state of it.
         if self.weights is None:
             return torch.randperm(self.length, generator=generator)
         return torch.multinomial(self.weights, self.length, replacement=True, generator=generator)
@@ -90,6 +91,7 @@ class SampleOrder:
         batch = permutation[begin : begin + self.batch_size]
         parts = list(batch.tensor_split(self.parts))
         if self.even:
+            # Mixup pairs the images of a batch.
             parts = [part[: len(part) // 2 * 2] for part in parts]
         first = self.rank * self.accumulate
         own = parts[first : first + self.accumulate]

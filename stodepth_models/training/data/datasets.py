@@ -59,7 +59,8 @@ class Data:
 
         See :func:`~.splits.fingerprint`; :func:`~.splits.changed_images` names the difference of two.
         """
-        return fingerprint({"train": self.train, "valid": self.valid, "test": self.test}, self.classes)
+        splits = {"train": self.train, "valid": self.valid, "test": self.test}
+        return fingerprint(splits, self.classes)
 
 
 def load_data(config: DataConfig, split: str | None = None) -> Data:
@@ -81,12 +82,14 @@ def load_data(config: DataConfig, split: str | None = None) -> Data:
         arrays, classes = read_arrays(config)
         side = config.image_size or arrays["train"].images.shape[1]
         splits = {name: _resized(images, side) for name, images in arrays.items()}
-    train, valid = splits.get("train"), splits.get("valid")
+    train = splits.get("train")
+    valid = splits.get("valid")
     if train is None and split is None:
         raise ValueError(f"data.root: {config.root} has no train/ folder, only {', '.join(splits)}")
     is_held_back = train is not None and valid is None
     if train is not None and is_held_back:
-        size = config.valid_size or _VALID_SIZES.get(config.name) or max(1, len(train.labels) // 10)
+        tenth = max(1, len(train.labels) // 10)
+        size = config.valid_size or _VALID_SIZES.get(config.name) or tenth
         train, valid = hold_back(train, size, config.split_seed, classes)
     if train is not None and config.images_per_class is not None:
         train = take_per_class(train, classes, config.images_per_class, config.split_seed)
@@ -94,9 +97,19 @@ def load_data(config: DataConfig, split: str | None = None) -> Data:
     resize_to = config.resize or resized(side)
     if resize_to < side:
         raise ValueError(f"data.resize must be at least the side of {side} pixels that is cut out, got {resize_to}")
-    padding, flip = _padding(config, side), _is_flipped(config)
-    test = splits.get("test")
-    return Data(train, valid, test, classes, side, resize_to, padding, flip, mean, std, is_held_back)
+    return Data(
+        train=train,
+        valid=valid,
+        test=splits.get("test"),
+        classes=classes,
+        image_size=side,
+        resize=resize_to,
+        padding=_padding(config, side),
+        flip=_is_flipped(config),
+        mean=mean,
+        std=std,
+        is_held_back=is_held_back,
+    )
 
 
 def _padding(config: DataConfig, side: int) -> int:
@@ -118,7 +131,8 @@ def _read_folder(config: DataConfig, wanted: str | None) -> tuple[dict[str, Spli
     limits = Limits(config.max_unpacked_gb, config.max_files)
     files, classes = scan(find_root(config.root.expanduser(), config.cache, limits))
     side = config.image_size or _SIDES.get(config.name) or _side(files)
-    is_standard = config.mean is not None or config.name == "imagenet"  # else the training images are measured
+    # Where mean and deviation are not known, the training images are measured.
+    is_standard = config.mean is not None or config.name == "imagenet"
     if wanted in ("valid", "test") and wanted in files and is_standard:
         files = {wanted: files[wanted]}
     warn_of_unused_bits([path for split in files.values() for path in split.paths])
@@ -147,7 +161,10 @@ def _side(files: dict[str, Files]) -> int:
     step = max(1, len(paths) // 100)
     # Where no image of the sample can be read, all are tried.
     for candidates in (paths[::step], paths):
-        sides = [side for side in map(shorter_side, candidates) if side is not None]
+        sides = []
+        for side in map(shorter_side, candidates):
+            if side is not None:
+                sides.append(side)
         if sides:
             break
     else:
@@ -163,7 +180,8 @@ def _statistics(train: Split | None, side: int, config: DataConfig) -> tuple[Ten
     if config.mean is not None and config.std is not None:
         return torch.tensor(config.mean), torch.tensor(config.std)
     if config.name == "imagenet":
-        return torch.tensor((0.485, 0.456, 0.406)), torch.tensor((0.229, 0.224, 0.225))  # torchvision's
+        # Those of torchvision's weights.
+        return torch.tensor((0.485, 0.456, 0.406)), torch.tensor((0.229, 0.224, 0.225))
     if train is None:
         raise ValueError("there are no training images to measure: give data.mean and data.std")
     if isinstance(train, Files):
@@ -173,7 +191,8 @@ def _statistics(train: Split | None, side: int, config: DataConfig) -> tuple[Ten
     values = torch.arange(256, dtype=torch.float64) / 255
     # Sums over all pixels would need floating-point copies of all images; a histogram does not.
     channels = train.images.flatten(0, 2).unbind(1)
-    counts = torch.stack([torch.bincount(channel, minlength=256) for channel in channels]).double()
+    histograms = [torch.bincount(channel, minlength=256) for channel in channels]
+    counts = torch.stack(histograms).double()
     shares = counts / counts.sum(1, keepdim=True)
     mean = shares @ values
     variance = shares @ values.square() - mean.square()

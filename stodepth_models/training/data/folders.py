@@ -152,12 +152,14 @@ def _class_names(folder: Path) -> tuple[str, ...]:
 
 def _folders_of_classes(folder: Path, classes: Sequence[str], reference: Path) -> list[list[Path]]:
     """Return the folders of each class in a split; a class may have none, or two in two Unicode forms."""
-    labels = {name: label for label, name in enumerate(classes)}
-    numbers: dict[int, int] = {}
-    if all(map(_is_number, classes)):
-        numbers = {int(name): label for label, name in enumerate(classes)}
+    labels = {}
+    numbers = {}
+    for place, name in enumerate(classes):
+        labels[name] = place
+        if _is_number(name):
+            numbers[int(name)] = place
     found: list[list[Path]] = [[] for _ in classes]
-    unknown = []
+    unknown: list[str] = []
     for path in _folders(folder):
         name = _name(path)
         label = labels.get(name)

@@ -122,7 +122,7 @@ class Group:
                     return False
         return True
 
-    def values(self, name: str) -> list[float]:
+    def values(self, name: str) -> list[Any]:
         """Return an attribute of each run, in the order of the seeds."""
         return [getattr(self.runs[seed], name) for seed in sorted(self.runs)]
 

@@ -90,9 +90,8 @@ def _deviation(values: Sequence[float]) -> float:
 def _error_over_epochs(axes: Axes, groups: Sequence[Group]) -> None:
     for number, (group, label) in enumerate(zip(groups, depth_labels(groups), strict=True)):
         _draw_curve(axes, group, label, _style(number))
-    splits = {run.curve_split for group in groups for run in group.runs.values()}
     axes.set_xlabel("Epoch")
-    axes.set_ylabel(f"{_named(splits)} error (%)")
+    axes.set_ylabel(f"{_images(groups, 'curve_split')} error (%)")
     axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
@@ -152,9 +151,8 @@ def _error_against_p_l(axes: Axes, groups: Sequence[Group]) -> None:
         # Constant depth has no mode: its groups are a point of every family with the same settings.
         twins = [group for group in groups if group.constant and group.base == members[0].base]
         _draw_family(axes, members + twins, label, number)
-    splits = {run.split for group in groups for run in group.runs.values()}
     axes.set_xlabel(r"Survival probability of the last block, $p_L$")
-    axes.set_ylabel(f"{_named(splits)} error at the best epoch (%)")
+    axes.set_ylabel(f"{_images(groups, 'split')} error at the best epoch (%)")
 
 
 def _draw_family(axes: Axes, groups: Sequence[Group], label: str, number: int) -> None:
@@ -233,7 +231,11 @@ def _draw_bars(axes: Axes, groups: Sequence[Group], colours: Sequence[str]) -> N
     axes.set_axisbelow(True)
 
 
-def _named(splits: set[str]) -> str:
+def _images(groups: Sequence[Group], attribute: str) -> str:
+    """Return which images the errors are of, such as ``"Test"``, or ``"Test / validation"`` where groups differ."""
+    splits: set[str] = set()
+    for group in groups:
+        splits.update(group.values(attribute))
     return " / ".join(sorted(splits)).capitalize()
 
 
