@@ -38,6 +38,8 @@ def build_of_library(config: ModelConfig, num_classes: int | None, weights: Any)
     if library == "timm":
         model = timm.create_model(name, pretrained=weights == PRETRAINED, **options)
     else:
+        if name in ("googlenet", "inception_v3"):  # whose other outputs no loss here takes
+            options = {"aux_logits": False, "init_weights": True, **options}
         model = get_model(name, **options)
     if weights == PRETRAINED:
         weights = None if library == "timm" else get_model_weights(name).DEFAULT

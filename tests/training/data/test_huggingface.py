@@ -4,7 +4,8 @@ import sys
 
 import pytest
 
-from stodepth_models.training.config import DataConfig
+from stodepth_models.training.cli import parse
+from stodepth_models.training.config import DataConfig, TrainConfig
 from stodepth_models.training.data.datasets import load_data
 
 from .samples import make_folder
@@ -12,6 +13,11 @@ from .samples import make_folder
 
 def settings(root, tmp_path):
     return DataConfig(name="hfds", root=root, cache=tmp_path / "cache")
+
+
+def test_the_command_line_takes_its_names_as_timm_does():
+    data = parse(TrainConfig, ["--data", "hfds/ylecun/mnist"]).data
+    assert (data.name, str(data.root)) == ("hfds", "ylecun/mnist")
 
 
 def test_the_missing_library_is_named(tmp_path, monkeypatch):

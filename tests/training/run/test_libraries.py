@@ -51,6 +51,12 @@ def test_gates_leave_the_evaluation_of_the_library_as_it_was(tmp_path):
         torch.testing.assert_close(build_model(config, 3).eval()(x), model(x))
 
 
+def test_models_with_several_outputs_give_the_one_of_the_classifier():
+    with torch.device("meta"):
+        model = build_model(ModelConfig(name="torchvision:googlenet"), 3).train()
+        assert model(torch.empty(2, 3, 64, 64)).shape == (2, 3)
+
+
 @pytest.mark.parametrize(
     ("name", "head"),
     [
