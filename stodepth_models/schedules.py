@@ -21,10 +21,11 @@ class _Schedule:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
+        # On the gate, so that a state dict of a copy, such as an average, holds the scheduled value, too.
         for gate in stochastic_gates(model):
             gate.scheduled = ScheduledProb(gate.survival_prob)
 
-    def _say_what_moves(self) -> None:
+    def _warn_of_moving_scale(self) -> None:
         """Log that the schedule changes the function in evaluation, where the evaluation scale follows p."""
         rescales = {getattr(gate, "rescale", None) for gate in gates_of(self.model)}
         if "eval" in rescales:
@@ -94,7 +95,7 @@ class SurvivalSchedule(_Schedule):
         curve: Callable[[float], float] | None = None,
     ) -> None:
         super().__init__(model)
-        own = survival_probs(model)
+        own = survival_probs(model)  # before the start is set
         self.total_steps = check_whole("total_steps", total_steps, 1)
         self.share = check_probability("share", share)
         if self.share == 0.0:
@@ -107,7 +108,7 @@ class SurvivalSchedule(_Schedule):
         if end is not None:
             self.end = _one_each("end", end, len(own))
         if self.start != self.end:
-            self._say_what_moves()
+            self._warn_of_moving_scale()
         self.steps = 0
         self._set(self._probs())
 
@@ -203,7 +204,7 @@ class StochasticDepthProbabilitySchedulerLinear(_Schedule):
         epochs = check_whole("max_epochs", max_epochs, 1)
         self.schedule = torch.linspace(first, last, epochs).tolist()
         if first != last:
-            self._say_what_moves()
+            self._warn_of_moving_scale()
         self._set_epoch_probs(self.cur_epoch)
 
     def step(self) -> None:
@@ -222,6 +223,7 @@ class StochasticDepthProbabilitySchedulerLinear(_Schedule):
         self._set_epoch_probs(state_dict["set_epoch"])
 
     def _set_epoch_probs(self, epoch: int) -> None:
+        # Saved beside the coming epoch: a state that is loaded brings back what the model had, not what comes next.
         self._set_epoch = epoch
         prob = self.schedule[min(epoch, len(self.schedule) - 1)]
         # torch.linspace rounds: its values can lie outside [0, 1] by one unit in the last place.

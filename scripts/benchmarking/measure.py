@@ -114,7 +114,7 @@ def in_own_process(function: Callable[..., float], *arguments: Any) -> float:
 
 
 def _resident(field: str) -> float:
-    """MiB of resident memory, now (VmRSS) or at most (VmHWM), as Linux tells."""
+    """MiB of resident memory, now (VmRSS) or at most (VmHWM), as Linux reports it."""
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{field}:"))
 

@@ -58,6 +58,7 @@ class StochasticDepth(CallbackBase, Callback):
         if self.submodule is not None:
             model = pl_module.get_submodule(self.submodule)
         self._begin(model, self._steps_of(trainer))
+        # A LightningModule may call its networks in training_step alone: then there is no pass to count.
         if type(model).forward is LightningModule.forward:
             self._leave_out_flops("it has no forward: name the network in it, StochasticDepth(submodule=...)")
         self._restore()

@@ -63,6 +63,7 @@ def slurm_script(
             launcher cannot start processes on several machines.
     """
     cluster = cluster or Cluster()
+    # Before the launcher is given more options, of which one is a number of machines.
     gpus = processes_per_node(program)
     program = _on_nodes(program, cluster.nodes)
     commands = []

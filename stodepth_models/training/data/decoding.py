@@ -40,6 +40,7 @@ def decode(files: Files, side: int, unreadable: str) -> Arrays:
         ValueError: an image cannot be read, and ``unreadable`` is ``"stop"``; or none of a class can.
     """
     images = torch.empty(len(files.paths), side, side, 3, dtype=torch.uint8)
+    # Threads, for Pillow decodes outside of Python's lock; each writes its own image of the one tensor.
     with ThreadPoolExecutor() as pool:
         errors = list(pool.map(_decode_into, images, files.paths, repeat(side)))
     readable = _readable(files, errors, unreadable)

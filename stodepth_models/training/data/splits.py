@@ -102,8 +102,7 @@ def fingerprint(splits: Mapping[str, Split | None], classes: Iterable[str]) -> d
     found = {"classes": f"names={names}"}
     for name, split in splits.items():
         if split is not None:
-            parts = [f"{part}={digest}" for part, digest in split.digests().items()]
-            found[name] = " ".join(parts)
+            found[name] = " ".join(f"{part}={digest}" for part, digest in split.digests().items())
     return found
 
 
@@ -196,7 +195,10 @@ def _quotas(counts: list[int], size: int) -> list[int]:
 
     A class keeps one training image at least. Where ``size`` allows it, each class has one validation image at least.
     """
-    divisible = [label for label, count in enumerate(counts) if count > 1]
+    divisible = []
+    for label, count in enumerate(counts):
+        if count > 1:
+            divisible.append(label)
     quotas = [0] * len(counts)
     if size >= len(divisible):
         for label in divisible:

@@ -50,11 +50,13 @@ def _copy(run: RunFolder, copy: RunFolder, name: str, base: Path) -> None:
     settings["data"]["root"] = Path(settings["data"]["root"]).name
     settings["data"]["cache"] = ""
     result = json.loads(run.result.read_text(encoding="utf-8"))
-    rows = [json.dumps(_rounded(row)) + "\n" for row in run.rows()]
+    rows = ""
+    for row in run.rows():
+        rows += json.dumps(_rounded(row)) + "\n"
     copy.path.mkdir(parents=True, exist_ok=True)
     copy.config.write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
     copy.result.write_text(json.dumps(_rounded(result), indent=1) + "\n", encoding="utf-8")
-    copy.metrics.write_text("".join(rows), encoding="utf-8")
+    copy.metrics.write_text(rows, encoding="utf-8")
 
 
 def _without_place(weights: str | None, base: Path) -> str | None:

@@ -84,9 +84,12 @@ def _labels(groups: Sequence[Group], name: Callable[[Group], str], leave_out: Se
     labels = []
     for group in groups:
         # But for those that differ between groups of one name.
-        namesakes = [other.settings for other in groups if name(other) == name(group)]
-        more = _without(_differing(namesakes), differing)
         label = name(group)
+        namesakes = []
+        for other in groups:
+            if name(other) == label:
+                namesakes.append(other.settings)
+        more = _without(_differing(namesakes), differing)
         tags = _tags(group, _without(differing + more, hidden))
         if tags:
             label += f" [{', '.join(tags)}]"

@@ -57,6 +57,7 @@ def write_report(runs: Path, output: Path, processor_time: bool = False) -> Repo
     Raises:
         ValueError: there is no finished run, or the names of two data sets are too much alike.
     """
+    # On a machine that does other work, the processor's time is closer to a measurement than the clock.
     records, unfinished = read_runs(runs, processor_time)
     if not records:
         raise ValueError(f"no run in {runs} is finished: continue one with scripts/train.py --resume")

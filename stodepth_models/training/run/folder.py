@@ -88,7 +88,7 @@ class RunFolder:
             try:
                 folder.rmdir()
             except OSError:
-                return
+                return  # it is not empty, or another process has removed it
 
     @contextmanager
     def lock(self) -> Iterator[bool]:
@@ -192,6 +192,7 @@ class RunFolder:
 
     def add_row(self, row: dict[str, Any]) -> None:
         """Append the metrics of an epoch; they are on the disk when this returns."""
+        # Appended, not rewritten: whoever follows the file sees one line more.
         with open(self.metrics, "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
             file.flush()
