@@ -67,7 +67,7 @@ class Checkpoint:
 
 
 def read_file(path: Path, name: str) -> Checkpoint:
-    """Read a safetensors file, or a pickle with ``weights_only=True``; what it is, its first bytes tell.
+    """Read a safetensors file, or a pickle with ``weights_only=True``; its first bytes say which.
 
     Args:
         path: an existing file.

@@ -25,7 +25,7 @@ def guess_builder(state: Mapping[str, Tensor]) -> tuple[str, dict[str, str]] | N
     Args:
         state: tensors by name, as a file has them.
     """
-    # The first convolution tells under which attributes networks stand.
+    # A network stands under each attribute that has a first convolution.
     prefixes = [name.removesuffix("conv1.weight") for name in state if re.search(r"(?:^|\.)conv1\.weight$", name)]
     if not prefixes:
         prefixes = [""]

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData, ModelHubMixin, constants, hf_hub_download
+from huggingface_hub import ModelCard, ModelHubMixin, constants, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError
 from torch import Tensor, nn
 
+from .card import TASK, write_card
 from .checkpoint import Checkpoint, parse_config, read_file, write_file
 from .config import Configured, config_of
 from .download import is_file
@@ -21,7 +22,6 @@ from .sources import RUN_FILES
 
 logger = logging.getLogger("stodepth_models")
 
-TASK = "image-classification"
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
 REMOTE_OPTIONS = ("revision", "cache_dir", "force_download", "local_files_only", "token")
@@ -126,38 +126,8 @@ class HubModel(
         Raises:
             ValueError: ``metrics`` without ``dataset``.
         """
-        config = config_of(self)
-        results = []
-        for name, value in (metrics or {}).items():
-            if dataset is None:
-                raise ValueError("metrics are those of a data set: give dataset as well")
-            results.append(EvalResult(TASK, dataset, dataset, metric_type=name, metric_value=value))
-        data = ModelCardData(
-            license=license,
-            datasets=None if dataset is None else [dataset],
-            model_name=config["builder"] if results else None,
-            eval_results=results or None,
-            **self._hub_mixin_info.model_card_data.to_dict(),
-        )
-        return ModelCard(_CARD.format(data=data.to_yaml(), kind=type(self).__name__, **config))
-
-
-_CARD = """---
-{data}
----
-
-# {builder}
-
-A ResNet with stochastic depth ([arXiv:1603.09382](https://arxiv.org/abs/1603.09382)) for {num_classes} classes.
-In training a residual branch is left out at random (mode `{mode}`, rescale `{rescale}`); the chance to keep it is, from
-the first block to the last, {survival_probs}.
-
-```python
-from stodepth_models import {kind}
-
-model = {kind}.from_pretrained("path/or/repository")
-```
-"""
+        template = self._hub_mixin_info.model_card_data.to_dict()
+        return write_card(config_of(self), type(self).__name__, template, license, dataset, metrics or {})
 
 
 def _refuse_config(method: str, config: Any) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 ZIP = b"PK\x03\x04"
-HEAD = 512  # bytes that tell one kind from another
+HEAD = 512  # bytes by which one kind differs from another
 
 _SAVE = "save the weights as a state dict with torch.save"
 _JOIN = "write one file with torch.distributed.checkpoint.format_utils.dcp_to_torch_save(FOLDER, 'weights.pth')"

@@ -92,7 +92,7 @@ def canonical_names(names: Iterable[str], owner: str) -> dict[str, str]:
 def names_of_model(names: Iterable[str]) -> dict[str, str]:
     """Map canonical names, without the attributes of a class that holds the network, to those of a model.
 
-    A model can have ``backbone.fc`` beside ``fc``: the attribute that tells the two apart stays in the names.
+    A model can have ``backbone.fc`` beside ``fc``: the attribute in which the two differ stays in the names.
     """
     originals = canonical_names(names, "the model")
     short = {name: canonical(canonical(name, [HOLDERS])) for name in originals}
