@@ -12,7 +12,8 @@ from .ends import scalable_weights
 from .gated import GatedBlock
 from .spec import BlockSpec, Residual
 from .timm import TIMM_BLOCKS
-from .torchvision import NAMED_TORCHVISION_BLOCKS, TORCHVISION_BLOCKS
+from .torchvision import TORCHVISION_BLOCKS
+from .torchvision_families import NAMED_TORCHVISION_BLOCKS
 from .transformers import TRANSFORMERS_BLOCKS
 
 # Blocks of optional dependencies, by the full names of their classes: entered when a model holds them.

@@ -15,6 +15,7 @@ from torchvision.models.convnext import CNBlockConfig, ConvNeXt
 from torchvision.models.mobilenetv3 import InvertedResidualConfig
 from torchvision.models.regnet import BlockParams, RegNet
 from torchvision.models.swin_transformer import SwinTransformer
+from torchvision.models.video.mvit import MSBlockConfig, MViT
 
 import stodepth_models as sdm
 
@@ -33,6 +34,25 @@ def _mobile_v3():
 
 def _maxvit(depth=0.5):
     return models.MaxVit((32, 32), 8, 4, [8, 16], [1, 2], 8, stochastic_depth_prob=depth, num_classes=3)
+
+
+class OfImages(nn.Module):
+    """A video network that gets an image as a film of four frames."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        return self.model(x.unsqueeze(2).expand(-1, -1, 4, -1, -1))
+
+
+def _mvit(*options):
+    stages = [
+        MSBlockConfig(1, 8, 16, [3, 3, 3], [3, 3, 3], [1, 1, 1], [1, 2, 2]),
+        MSBlockConfig(2, 16, 16, [3, 3, 3], [3, 3, 3], [1, 2, 2], [1, 1, 1]),
+    ]
+    return OfImages(MViT((32, 32), 4, stages, *options, stochastic_depth_prob=0.5, num_classes=3))
 
 
 # name: model without masks, number of blocks, module behind which a mask would be, by class
@@ -58,6 +78,8 @@ PLAIN = {
 # name: model with masks, number of blocks
 MASKED = {
     "maxvit": (_maxvit, 9),
+    "mvit_v1": (partial(_mvit, False, False, False, False), 2),
+    "mvit_v2": (partial(_mvit, True, False, True, True), 2),
     "convnext": (lambda: ConvNeXt([CNBlockConfig(8, 16, 2), CNBlockConfig(16, None, 2)], 0.5, num_classes=3), 4),
     "swin": (lambda: SwinTransformer([4, 4], 8, [2, 2], [2, 2], [4, 4], stochastic_depth_prob=0.5, num_classes=3), 4),
 }
