@@ -1,6 +1,7 @@
 """Two gloo processes: DistributedDataParallel in every mode, shared gates, and what would hang."""
 
 import pytest
+import timm
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -140,7 +141,21 @@ def _frozen_batch_norms_communicate_nothing(rank):
     assert sdm.mc_predict(model, torch.randn(2, 3, 8, 8), samples=2).probs.shape == (2, 10)
 
 
+def _train_a_converted_vit(rank):
+    torch.manual_seed(0)
+    model = timm.create_model("test_vit", img_size=32, num_classes=3, drop_path_rate=0.8)
+    sdm.apply_stochastic_depth(model, drop_rate=None, stochastic_method="sample")
+    network = DistributedDataParallel(model)
+    torch.manual_seed(rank)
+    for _ in range(6):
+        network.zero_grad()
+        network(torch.randn(2, 3, 32, 32)).square().mean().backward()
+        for parameter in model.parameters():
+            assert torch.equal(*_gathered(parameter.grad))
+
+
 def _all_checks(rank):
+    _train_a_converted_vit(rank)
     _train_in_every_mode(rank)
     _average_gradients_over_ranks(rank)
     _outside_ddp_a_process_group_changes_nothing(rank)
