@@ -48,7 +48,7 @@ def convert(model: nn.Module, call: Callable[[nn.Module], object] | None) -> Out
     try:
         sdm.apply_stochastic_depth(model, drop_rate=None if masks else RATE)
     except ValueError as error:
-        return refused(model, str(error), masks, holders)
+        return refused(model, str(error), holders)
     finally:
         log.close()
     classes = {type(block).stodepth_original.__name__ for block in model.modules() if isinstance(block, GatedBlock)}
@@ -79,10 +79,11 @@ def called(model: nn.Module, masks: dict[str, nn.Module], call: Callable[[nn.Mod
             hook.remove()
 
 
-def refused(model: nn.Module, message: str, masks: dict[str, nn.Module], holders: set[str]) -> Outcome:
+def refused(model: nn.Module, message: str, holders: set[str]) -> Outcome:
+    """Whether an error names a class that holds a mask, and leaves the model as it was."""
     if any(isinstance(module, GatedBlock) for module in model.modules()):
         return Outcome("wrong", faults=["the model is half converted behind an error"])
-    if not masks:
+    if not holders:  # nor a mask that its forward pass calls
         return Outcome("without blocks")
     containers = {"Sequential", "ModuleList", "ModuleDict"}
     named = {holder for holder in holders if holder in message or holder in containers}

@@ -21,14 +21,17 @@ def survival_of_masks(model: nn.Module, blocks: list[tuple[str, nn.Module]]) -> 
         ValueError: no mask has a rate above 0, or nobody knows which mask of a registered block is whose.
     """
     probs: list[list[float]] = []
+    masks_anything = False
     for _, block in blocks:
         spec: Any = find_spec(original_class(type(block)))
         masks = masks_of(block)
         if spec.takes_all_masks:
-            probs.append(_survival_of_any(block, masks, len(spec.residuals)))
+            rates = _rates_of_any(block, masks, len(spec.residuals))
         else:
-            probs.append([1.0 - mask_rate(masks.get(residual.mask)) for residual in spec.residuals])
-    if all(prob == 1.0 for of_block in probs for prob in of_block):
+            rates = [mask_rate(masks.get(residual.mask)) for residual in spec.residuals]
+        masks_anything = masks_anything or any(rates)
+        probs.append([1.0 - rate for rate in rates])
+    if not masks_anything:
         raise ValueError(
             "drop_rate=None takes the rates of the masks (drop path) that the model carries, and "
             f"{type(model).__name__} carries none above 0: build it with drop_path_rate, or give drop_rate"
@@ -36,17 +39,18 @@ def survival_of_masks(model: nn.Module, blocks: list[tuple[str, nn.Module]]) -> 
     return probs
 
 
-def _survival_of_any(block: nn.Module, masks: dict[str, nn.Module], count: int) -> list[float]:
-    """The survival probabilities of a registered block, whose masks belong to no connection by name."""
-    rates = [mask_rate(mask) for mask in masks.values()]
+def _rates_of_any(block: nn.Module, masks: dict[str, nn.Module], count: int) -> list[float]:
+    """The drop rates of a registered block's connections: nobody has said which mask belongs to which of them."""
+    rates = list(map(mask_rate, masks.values()))
     if len(rates) == count:
-        return [1.0 - rate for rate in rates]
+        return rates  # modules are registered in the order in which most blocks call them
     if len(set(rates)) > 1:
         raise ValueError(
             f"{type(block).__name__} has masks (drop path) with {len(rates)} rates and {count} residual "
             f"connections: {', '.join(masks)}; give drop_rate"
         )
-    return [1.0 - rate for rate in rates[:1] or [0.0]] * count
+    # One mask for all connections, or none.
+    return (rates[:1] or [0.0]) * count
 
 
 def check_masks(model: nn.Module, blocks: list[tuple[str, nn.Module]], target: Target) -> None:

@@ -16,9 +16,13 @@ from stodepth_models.blocks import registry
 
 
 @pytest.fixture(autouse=True)
-def own_registry(monkeypatch):
-    """What a test registers is forgotten behind it."""
-    monkeypatch.setattr(registry, "_specs", dict(registry._specs))
+def own_registry():
+    """What a test registers is forgotten behind it, by the classes with gates too."""
+    before = dict(registry._specs)
+    yield
+    registry._specs.clear()
+    for cls, spec in before.items():
+        registry._enter(cls, spec)
 
 
 class Masked(nn.Module):
@@ -154,3 +158,10 @@ def test_a_class_of_timm_that_is_known_since_is_described_anew(cls, caplog):
     register_block(cls, branch=lambda block, x: x)
     assert len(caplog.records) == 1
     assert len(registry.find_spec(cls).residuals) == 1
+
+
+@pytest.mark.parametrize("cls", [timm.models.vision_transformer.Block, timm.models.convnext.ConvNeXtBlock])
+def test_what_a_test_registers_is_forgotten(cls):
+    spec = registry.find_spec(cls)
+    assert spec.gated.stodepth_spec == spec
+    assert not spec.takes_all_masks
