@@ -13,7 +13,7 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from .builders import builder_of
 from .exits import EXIT_BAD_SETTINGS, leave
 from .settings import as_settings, in_words, setting_types
-from .settings_help import PlainHelp, name_sections
+from .settings_help import PlainHelp
 
 Config = TypeVar("Config")
 
@@ -37,7 +37,6 @@ def parse(
         "--config", action="config", help="YAML file of settings, or name of a recipe; what follows it on the line wins"
     )
     parser.add_class_arguments(config)
-    name_sections(parser)
     types = setting_types(config)
     try:
         words = as_settings(sys.argv[1:] if arguments is None else arguments, types)

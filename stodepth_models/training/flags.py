@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from ..checks import did_you_mean
 from .errors import SettingsError
@@ -71,6 +71,7 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, command: str, description: str) -> None:
+        self.flags: list[str] = []  # names of all flags, without their dashes
         super().__init__(
             prog=f"stodepth {command}", description=description, allow_abbrev=False,
             formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -84,11 +85,10 @@ class Parser(argparse.ArgumentParser):
         """
         return self.parse_intermixed_args([self._spelled_out(word) for word in words])
 
-    @property
-    def flags(self) -> list[str]:
-        """Names of all flags, without their dashes."""
-        written = [string for action in self._actions for string in action.option_strings]
-        return [string.removeprefix("--") for string in written if string.startswith("--")]
+    def add_argument(self, *names: Any, **options: Any) -> argparse.Action:
+        """Add an argument as the standard library does, and keep the names of its flags."""
+        self.flags += [name.removeprefix("--") for name in names if name.startswith("--")]
+        return super().add_argument(*names, **options)
 
     def error(self, message: str) -> NoReturn:
         """Raise instead of printing the usage: a command ends with one line."""

@@ -2,7 +2,7 @@
 
 from argparse import Action, RawDescriptionHelpFormatter
 
-from jsonargparse import ArgumentParser, DefaultHelpFormatter
+from jsonargparse import DefaultHelpFormatter
 
 _SECTIONS = {
     "model": "Short for --model.name; a YAML file gives all of these settings.",
@@ -13,6 +13,11 @@ _SECTIONS = {
 
 class PlainHelp(DefaultHelpFormatter, RawDescriptionHelpFormatter):
     """A description as it is written, and for each setting a sentence and its default without types of Python."""
+
+    def format_help(self) -> str:
+        """Show that ``--model`` and ``--data`` take names, where jsonargparse shows files alone."""
+        text = super().format_help()
+        return text.replace("--model CONFIG", "--model NAME  ").replace("--data CONFIG", "--data NAME  ")
 
     def start_section(self, heading: str | None) -> None:
         """Name a group of settings, without the marks of a docstring."""
@@ -26,13 +31,6 @@ class PlainHelp(DefaultHelpFormatter, RawDescriptionHelpFormatter):
         if action.dest in ("help", "config", "print_config") or action.default in (None, {}):
             return text
         return f"{text} Default: {_as_typed(action.default)}."
-
-
-def name_sections(parser: ArgumentParser) -> None:
-    """Show that ``--model`` and ``--data`` take names, where jsonargparse shows files alone."""
-    for action in parser._actions:
-        if action.dest in ("model", "data"):
-            action.metavar = "NAME"
 
 
 def _as_typed(value: object) -> str:

@@ -20,10 +20,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from torchvision.models import WeightsEnum, get_model, get_model_weights
-from torchvision.transforms._presets import ImageClassification
 
 from ...weights.preprocessing import saved_preprocessing
-from ...weights.published import CifarResNet20_Weights
+from ...weights.published import CifarResNet20_Weights, ImageClassification
 from ...weights.rebuild import saved_arguments
 from ...weights.sources import Source, read_checkpoint, resolve_source
 from ...zoo import full_name
