@@ -120,7 +120,7 @@ def to_table(families: dict[str, Family]) -> str:
         of_line = cells[start : start + FAMILIES_A_LINE]
         of_line += [" | "] * (FAMILIES_A_LINE - len(of_line))
         lines.append("| " + " | ".join(of_line) + " |")
-    lines += ["", f"{converted} of {total} models are converted. Refused: {', '.join(others)}."]
+    lines += ["", f"{converted} of {total} models are converted. The others: {', '.join(others)}."]
     return "\n".join(lines)
 
 

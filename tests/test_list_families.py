@@ -19,7 +19,7 @@ def test_models_are_counted_by_family_and_refused_with_a_reason(tmp_path, capsys
     assert report == {"efficientnet": {"converted": ["efficientnet_b0"], "refused": {}}}
     printed = capsys.readouterr().out
     assert "| `efficientnet` | 1 |" in printed
-    assert "0 of 1 models are converted. Refused: `alexnet` 1." in printed
+    assert "0 of 1 models are converted. The others: `alexnet` 1." in printed
 
 
 @pytest.mark.parametrize(
@@ -44,5 +44,5 @@ def test_a_family_with_refused_models_has_both_counts():
         "|---|---|---|---|---|---|\n"
         "| `a` | 2 of 3 | `b` | 1 | `d` | 1 |\n"
         "| `e` | 1 |  |  |  |  |\n\n"
-        "5 of 7 models are converted. Refused: `c` 1."
+        "5 of 7 models are converted. The others: `c` 1."
     )
