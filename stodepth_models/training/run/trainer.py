@@ -13,8 +13,9 @@ from torch import Tensor
 from ...survival import survival_probs
 from ..config import TrainConfig
 from ..data.augmentation import make_transform
-from ..data.batches import Batch, SampleOrder, TrainBatches
+from ..data.batches import Batch, TrainBatches
 from ..data.datasets import Data
+from ..data.order import SampleOrder
 from ..errors import Diverged, Interrupted, SettingsError
 from .folder import RunFolder
 from .learner import Learner

@@ -10,8 +10,9 @@ from timm.data import create_transform
 
 from stodepth_models.training.config import DataConfig
 from stodepth_models.training.data.augmentation import make_transform, seeded_streams
-from stodepth_models.training.data.batches import SampleOrder, TrainBatches
+from stodepth_models.training.data.batches import TrainBatches
 from stodepth_models.training.data.datasets import Data, load_data
+from stodepth_models.training.data.order import SampleOrder
 
 from .samples import folder, make_folder
 

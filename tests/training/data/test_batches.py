@@ -5,9 +5,10 @@ import torch
 import torchvision
 
 from stodepth_models.training.config import DataConfig
-from stodepth_models.training.data.batches import EvaluationBatches, SampleOrder, TrainBatches
+from stodepth_models.training.data.batches import EvaluationBatches, TrainBatches
 from stodepth_models.training.data.datasets import load_data
 from stodepth_models.training.data.decoding import open_image
+from stodepth_models.training.data.order import SampleOrder
 from stodepth_models.weights.preprocessing import saved_preprocessing
 
 from .samples import folder, make_folder

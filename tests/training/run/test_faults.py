@@ -15,8 +15,9 @@ from accelerate.utils import DistributedType
 from PIL import Image
 
 from stodepth_models.training.config import DataConfig
-from stodepth_models.training.data.batches import SampleOrder, TrainBatches
+from stodepth_models.training.data.batches import TrainBatches
 from stodepth_models.training.data.datasets import load_data
+from stodepth_models.training.data.order import SampleOrder
 from stodepth_models.training.errors import Diverged, SettingsError
 from stodepth_models.training.exits import run_script
 from stodepth_models.training.run import machine, state
