@@ -52,8 +52,8 @@ def apply_stochastic_depth(
     that changes a scale in evaluation, a line of the log says so: :func:`fold_rescale` before it keeps the outputs.
 
     Args:
-        model: a torchvision or timm ResNet, alone or as a backbone, torchvision's ConvNeXt, EfficientNet or Swin
-            Transformer, or any model with blocks that :func:`register_block` knows.
+        model: a model of torchvision, timm or transformers whose blocks are known, alone or as a backbone
+            (``docs/surgery.md`` lists them), or any model with blocks that :func:`register_block` knows.
         target_layer_name: class, or name of the class, of the blocks to change; ``"ResNetBottleneck"`` is Composer's
             name of Bottleneck. None: every known block.
         stochastic_method: ``"block"`` draws one gate for a whole batch, ``"sample"`` one for each row; ``"batch"``,
