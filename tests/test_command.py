@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import stodepth
 
@@ -49,6 +50,16 @@ def test_the_package_is_the_command_and_lists_the_weights(tmp_path):
     assert done.returncode == 0
     assert "CIFAR10_JPEG_V1" in done.stdout
     assert "sdm.cifar_resnet20_stodepth_lineardecay(weights=" in done.stdout
+
+
+def test_predictions_need_no_extra(tmp_path):
+    Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
+    extra = "('accelerate', 'jsonargparse', 'matplotlib', 'scipy', 'sklearn', 'tensorboard', 'timm')"
+    words = ["stodepth", "predict", "--weights", "CifarResNet20_Weights.CIFAR10_JPEG_V1", str(tmp_path / "a.png")]
+    code = f"import sys; sys.modules |= dict.fromkeys({extra}); sys.argv = {words}; import stodepth; stodepth.main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(done.stdout.splitlines()) == 6
 
 
 @pytest.mark.parametrize("name", stodepth.COMMANDS)

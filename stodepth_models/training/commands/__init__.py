@@ -22,13 +22,18 @@ def run(name: str, arguments: Sequence[str]) -> NoReturn:
 
     def main() -> int | None:
         if name not in _NEED_NO_EXTRA:
-            _require_extra()
+            require_extra()
         return import_module(f".{name}", __name__).main(arguments)
 
     run_script(main)
 
 
-def _require_extra() -> None:
+def require_extra() -> None:
+    """Make sure that the packages of the extra ``[train]`` are installed.
+
+    Raises:
+        MissingExtra: some are not.
+    """
     missing = [package for package in _EXTRA if find_spec(package) is None]
     if missing:
         raise MissingExtra(missing)

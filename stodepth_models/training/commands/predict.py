@@ -33,6 +33,7 @@ from ..data.images import IMAGES, open_rgb, resized, warn_of_unused_bits
 from ..errors import SettingsError
 from ..flags import Parser
 from ..model_config import LIBRARIES
+from . import require_extra
 
 
 def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
@@ -82,7 +83,8 @@ def read(weights: str, model: str | None) -> tuple[str, Source, dict[str, Any]]:
 def build(name: str, source: Source, options: dict[str, Any]) -> Any:
     """Return the model with its weights, and with the options that their file says it was built with."""
     if name.startswith(LIBRARIES):
-        from ..run.model import build_model  # needs the extra [train]
+        require_extra()
+        from ..run.model import build_model
 
         return build_model(ModelConfig(name=name, options=options), None, source).eval()
     return get_model(name, weights=source, **{**options, **saved_arguments(name, source)}).eval()
