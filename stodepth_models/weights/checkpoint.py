@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ class Checkpoint:
         prefix: beginning of the names of the network that was chosen; None: it is found by its names.
         found_under: the prefix that was taken off the names of the network.
         left_out: names of what stands beside the network in the file.
+        mappings: all mappings of tensors in the file, by their keys: ``model`` and a teacher beside it.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Checkpoint:
     prefix: str | None = None
     found_under: str = ""
     left_out: Sequence[str] = ()
+    mappings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def num_classes(self) -> int | None:
@@ -109,7 +111,7 @@ def read_mapping(
     Raises:
         CheckpointError: there are no weights in it.
     """
-    state, path = unwrap(content)
+    state, path, mappings = unwrap(content)
     if not isinstance(state, Mapping):
         raise CheckpointError(f"{name} must hold a state dict, got a {type(state).__name__}")
     tensors = {key: value for key, value in state.items() if isinstance(key, str) and isinstance(value, Tensor)}
@@ -126,7 +128,7 @@ def read_mapping(
         scales = scales_by_gate(config["survival_probs"], names, name)
     else:
         scales = {}
-    return Checkpoint(name, weights, config, categories, scales)
+    return Checkpoint(name, weights, config, categories, scales, mappings=mappings)
 
 
 def read_config(path: Path) -> Mapping[str, Any] | None:

@@ -18,8 +18,10 @@ MAX_WRAPPERS = 20  # mappings within one another; a mapping that holds itself ha
 MAX_MAPPINGS = 10_000  # looked at in one file: mappings that share their parts multiply at each level
 
 
-def unwrap(content: Any) -> tuple[Any, list[str]]:
-    """Return the innermost mapping of weights and the wrapper keys that led there.
+def unwrap(content: Any) -> tuple[Any, list[str], dict[str, Any]]:
+    """Return the innermost mapping of weights, the wrapper keys that led there, and all mappings of tensors passed.
+
+    The last ones are by their keys: those of the wrappers, and those beside them, such as a teacher beside ``model``.
 
     Where several networks lie side by side, as student and teacher do, the mapping is flat: their keys begin the names.
 
@@ -27,17 +29,21 @@ def unwrap(content: Any) -> tuple[Any, list[str]]:
         CheckpointError: mappings lie deeper than ``MAX_WRAPPERS``, or one holds itself.
     """
     path: list[str] = []
+    mappings: dict[str, Any] = {}
     while isinstance(content, Mapping):
         inner = _key_of_weights(content)
         if inner is None:
             break
+        for key, value in content.items():
+            if isinstance(key, str) and isinstance(value, Mapping) and _holds_tensors(value):
+                mappings.setdefault(key, value)
         content = content[inner]
         path.append(inner)
         if len(path) > MAX_WRAPPERS:
             raise CheckpointError(f"weights lie in more than {MAX_WRAPPERS} mappings, or in one that holds itself")
     if isinstance(content, Mapping) and not _has_tensors(content) and _holds_tensors(content):
         content = _flat(content)
-    return content, path
+    return content, path, mappings
 
 
 def _key_of_weights(content: Mapping[Any, Any]) -> str | None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Size, Tensor
 
-from .checkpoint import Checkpoint
+from .checkpoint import Checkpoint, read_mapping
 from .errors import CheckpointError
 from .names import canonical
 
@@ -32,9 +32,16 @@ def under_prefix(checkpoint: Checkpoint, prefix: str) -> Checkpoint:
     if prefix:
         start = canonical(f"{prefix.rstrip('.')}.")
     if not any(name.startswith(start) for name in checkpoint.state_dict):
-        attributes = dict.fromkeys(f"{name.split('.')[0]}." for name in checkpoint.state_dict)
+        key, _, rest = prefix.partition(".")
+        if key in checkpoint.mappings:
+            chosen = read_mapping(checkpoint.mappings[key], f"{checkpoint.name} under {key!r}")
+            return under_prefix(chosen, rest) if rest else chosen
+        names = [*checkpoint.state_dict, *checkpoint.mappings]
+        attributes = dict.fromkeys(f"{name.split('.')[0]}." for name in names)
         shown = ", ".join(list(attributes)[:MAX_KEYS_SHOWN])
         raise CheckpointError(f"{checkpoint.name} holds no names under prefix={prefix!r}; its names begin with {shown}")
+    if prefix and not start:
+        return checkpoint  # `module.` and the like were taken off when the file was read
     return replace(checkpoint, prefix=start)
 
 

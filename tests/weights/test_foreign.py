@@ -230,6 +230,23 @@ def test_networks_in_mappings_of_their_own_are_named_and_prefix_chooses(place, t
     assert torch.equal(model.fc.weight, STATE["fc.weight"])
 
 
+@pytest.mark.parametrize("prefix", ["teacher", "teacher.", "teacher.module.", "teacher.module.backbone."])
+def test_prefix_chooses_a_mapping_beside_the_one_that_is_taken(prefix):
+    file = {"model": under("module.backbone.", STATE), "teacher": under("module.backbone.", OTHERS), "epoch": 3}
+    build = sdm.cifar_resnet20_stodepth_lineardecay
+    model, other = build(mult_flag=False), build(mult_flag=False)
+    sdm.load_pretrained(model, file)
+    sdm.load_pretrained(other, file, prefix=prefix)
+    assert torch.equal(model.conv1.weight, STATE["conv1.weight"])
+    assert torch.equal(other.conv1.weight, OTHERS["conv1.weight"])
+
+
+def test_prefix_chooses_the_weights_themselves_beside_their_average():
+    model = sdm.cifar_resnet20_stodepth_lineardecay(mult_flag=False)
+    sdm.load_pretrained(model, {"state_dict": STATE, "model_ema": OTHERS}, prefix="state_dict.")
+    assert torch.equal(model.conv1.weight, STATE["conv1.weight"])
+
+
 def test_the_network_of_the_size_of_the_model_is_taken_from_a_distillation():
     teacher = sdm.cifar_resnet32_stodepth_lineardecay().state_dict()
     for file in (under("teacher.", teacher) | under("student.", STATE), {"teacher": teacher, "student": STATE}):
