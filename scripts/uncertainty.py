@@ -23,10 +23,10 @@ from torch import Tensor, nn
 from torchvision.models import get_model, get_model_weights
 
 import stodepth_models as sdm
-from stodepth_models.training.cli import run_script
 from stodepth_models.training.config import DataConfig
 from stodepth_models.training.data.batches import EvaluationBatches
 from stodepth_models.training.data.datasets import Data, load_data
+from stodepth_models.training.exits import run_script
 from stodepth_models.training.run.metrics import figures_of
 from stodepth_models.uncertainty import MCPrediction
 
