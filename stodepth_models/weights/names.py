@@ -60,6 +60,8 @@ STEM_OF_ZOOS: tuple[Rule, ...] = (
     (re.compile(r"(?:^|(?<=\.))conv1\.0\."), "conv1."),
     (re.compile(r"(?:^|(?<=\.))conv1\.1\."), "bn1."),
 )
+# The children of a torchvision ResNet in a sequence without names, as fastai and self-supervised trainers keep a body.
+_BLOCK_OF_SEQUENCE = re.compile(r"^(|.*\.)(\d)\.\d+\.conv1\.weight$")
 # Attributes of Lightning modules and of other classes that hold a network.
 HOLDERS: Rule = (re.compile(r"^(?:(?:model|network|net|backbone)\.)+"), "")
 
@@ -78,15 +80,35 @@ def canonical_names(names: Iterable[str], owner: str) -> dict[str, str]:
         CheckpointError: two names are the same weight.
     """
     weights = [name for name in names if not PROFILER_BUFFERS.search(name)]
-    rules = RULES
+    rules = (*_rules_of_sequences(weights), *RULES)
     if any("residual_function" in name for name in weights):
-        rules = (*RULES, *STEM_OF_ZOOS)
+        rules = (*rules, *STEM_OF_ZOOS)
     originals: dict[str, str] = {}
     for name in weights:
         known = originals.setdefault(canonical(name, rules), name)
         if known != name:
             raise CheckpointError(f"{owner} holds the same weight twice, as {known!r} and as {name!r}")
     return originals
+
+
+def _rules_of_sequences(names: Sequence[str]) -> list[Rule]:
+    """Rules for bodies whose stem is 0 and 1 in a sequence, with the stages behind it."""
+    stages: dict[str, set[int]] = {}
+    for name in names:
+        match = _BLOCK_OF_SEQUENCE.match(name)
+        if match:
+            stages.setdefault(match[1], set()).add(int(match[2]))
+    held = set(names)
+    rules: list[Rule] = []
+    for root, places in stages.items():
+        # Between stem and stages stand a ReLU and, where it was not left out, a pooling: neither has weights.
+        if min(places) >= 2 and {f"{root}0.weight", f"{root}1.weight"} <= held:
+            start = re.escape(root)
+            rules.append((re.compile(rf"^{start}0\."), f"{root}conv1."))
+            rules.append((re.compile(rf"^{start}1\."), f"{root}bn1."))
+            for number, place in enumerate(sorted(places), start=1):
+                rules.append((re.compile(rf"^{start}{place}\."), f"{root}layer{number}."))
+    return rules
 
 
 def names_of_model(names: Iterable[str]) -> dict[str, str]:

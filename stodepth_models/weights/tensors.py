@@ -31,15 +31,27 @@ def check_dense(key: str, tensor: Tensor, name: str, dtype: torch.dtype) -> None
             f"{name}: {key} must be a dense tensor of {dtype}, got a {type(tensor).__name__}: turn it into a plain one "
             "before saving (dequantize() of quantised, full_tensor() of distributed tensors)"
         )
-    is_strided = tensor.layout == torch.strided and not tensor.is_meta and not tensor.is_quantized
-    is_of_another_type = tensor.is_complex() or (dtype.is_floating_point and not tensor.is_floating_point())
-    if not is_strided or is_of_another_type:
-        raise CheckpointError(f"{name}: {key} must be a dense tensor of {dtype}, got {tensor.dtype}")
+    reason = _why_not_dense(tensor, dtype)
+    if reason is not None:
+        raise CheckpointError(f"{name}: {key} must be a dense tensor of {dtype}, got {reason}")
     held = tensor.untyped_storage().nbytes() // tensor.element_size()
     if tensor.numel() > max(held, FREE_VALUES):
         raise CheckpointError(
             f"{name}: {key} {tuple(tensor.shape)} is declared over the {held:,} values that there are"
         )
+
+
+def _why_not_dense(tensor: Tensor, dtype: torch.dtype) -> str | None:
+    """What a tensor is that no weight can be, and the next step; None where it is dense."""
+    if tensor.is_meta:
+        return "one on the meta device, which holds no values: save the model after its weights were loaded"
+    if tensor.is_quantized:
+        return f"a quantised one of {tensor.dtype}: call dequantize() before saving"
+    if tensor.layout != torch.strided:
+        return f"one of layout {tensor.layout}: call to_dense() before saving"
+    if tensor.is_complex() or (dtype.is_floating_point and not tensor.is_floating_point()):
+        return f"{tensor.dtype}: give the weights in floating point, as they were before they were converted"
+    return None
 
 
 def as_weight(tensor: Tensor, target: Tensor) -> Tensor:

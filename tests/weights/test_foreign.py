@@ -55,6 +55,16 @@ def residual_functions():
     return state
 
 
+def sequence(*places):
+    """Names of a body in a sequence, with the classifier behind it."""
+    parts = dict(zip(("conv1", "bn1", "layer1", "layer2", "layer3"), places, strict=True))
+    state = {}
+    for name, value in STATE.items():
+        first, _, rest = name.partition(".")
+        state[f"fc.{rest}" if first == "fc" else f"0.{parts[first]}.{rest}"] = value
+    return state
+
+
 WHOLE = {
     "engine": under("_forward_module.", STATE),
     "attribute": under("net.", STATE),
@@ -70,6 +80,8 @@ WHOLE = {
     "wrapped head": under("net.", renamed("^fc", "head.fc")),
     "residual functions": residual_functions(),
     "wrapped residual functions": under("model.", residual_functions()),
+    "sequence": sequence(0, 1, 4, 5, 6),
+    "sequence without pooling": under("net.", sequence(0, 1, 3, 4, 5)),
     "no counters": {name: value for name, value in STATE.items() if not name.endswith("num_batches_tracked")},
 }
 
