@@ -132,12 +132,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every name, and why it was refused, to FILE")
     args = parser.parse_args(argv)
     report = {}
-    warnings.simplefilter("ignore")  # builders warn of initialisations that do nothing without memory
-    logging.getLogger("stodepth_models").setLevel(logging.ERROR)
     for library in args.libraries:
         if library not in LIBRARIES:
             parser.error(f"no library {library!r}: {', '.join(LIBRARIES)}")
-        families = walk(library, args.name)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # builders warn of initialisations that do nothing without memory
+            families = walk(library, args.name)
         print(f"\n{library} {torchvision.__version__ if library == 'torchvision' else timm.__version__}\n")
         print(to_table(families))
         report[library] = {name: vars(family) for name, family in families.items()}
@@ -146,4 +146,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    logging.getLogger("stodepth_models").setLevel(logging.ERROR)  # a line for each model would hide the tables
     main()
