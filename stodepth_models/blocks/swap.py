@@ -52,7 +52,7 @@ def make_stochastic(block: Any) -> None:
     spec: Any = find_spec(type(block))
     masks = masks_of(block)
     for name in masks:
-        setattr(block, name, nn.Identity())
+        setattr(block, name, nn.Identity().train(block.training))
     vars(block)[_SAVED_MASKS] = masks  # past the registration of submodules
     block.__class__ = spec.gated
     block.stodepth_add_gates()

@@ -216,6 +216,15 @@ def test_a_dropped_block_computes_no_convolution(name):
     assert len(calls) >= count
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_a_model_with_masks_stays_in_its_mode(training):
+    model = small_convnext().train(training)
+    apply_stochastic_depth(model, drop_rate=0.25)
+    assert {module.training for module in model.modules()} == {training}
+    remove_stochastic_depth(model)
+    assert {module.training for module in model.modules()} == {training}
+
+
 def test_gates_replace_the_masks_of_a_model_and_give_them_back():
     model = small_convnext()
     apply_stochastic_depth(model, drop_rate=0.25)
