@@ -83,7 +83,8 @@ class FlopCount(NamedTuple):
 
 def count_flops(model: nn.Module, *args: Any, **kwargs: Any) -> FlopCount:
     """Count the FLOPs of ``model(*args, **kwargs)``, without computing it: all tensors are moved to the meta device."""
-    copy = deepcopy(model).to("meta").eval()
+    # The counter's hooks refuse a parameter among a module's inputs, such as a class token, that requires gradients.
+    copy = deepcopy(model).to("meta").eval().requires_grad_(False)
     for module in copy.modules():
         # Hooks after a pass are the user's, who asked for no pass. Hooks before a pass may make weights: they stay.
         getattr(module, "_forward_hooks", {}).clear()

@@ -39,6 +39,22 @@ def survival_of_masks(model: nn.Module, blocks: list[tuple[str, nn.Module]]) -> 
     return probs
 
 
+def check_scales(blocks: list[tuple[str, nn.Module]]) -> None:
+    """Refuse masks that leave surviving rows as they are, where gates would divide them.
+
+    Raises:
+        ValueError: such a mask of timm, made with ``scale_by_keep=False``.
+    """
+    for block_name, block in blocks:
+        for name, mask in masks_of(block).items():
+            if mask_rate(mask) > 0 and not getattr(mask, "scale_by_keep", True):
+                raise ValueError(
+                    f"drop_rate=None trains as the masks do, and {name} of {block_name or 'the model'} has "
+                    "scale_by_keep=False: it does not divide surviving rows by their survival probability, as "
+                    "rescale='train' would; give rescale='none'"
+                )
+
+
 def _rates_of_any(block: nn.Module, masks: dict[str, nn.Module], count: int) -> list[float]:
     """The drop rates of a registered block's connections: nobody has said which mask belongs to which of them."""
     rates = list(map(mask_rate, masks.values()))

@@ -16,7 +16,7 @@ from ..checks import check_choice, check_flag, check_probability
 from ..layers.draw import MODES, RESCALES
 from ..layers.residual import StochasticResidual
 from ..survival import linear_decay, uniform
-from .carried import check_masks, survival_of_masks
+from .carried import check_masks, check_scales, survival_of_masks
 from .find import classes_seen, find_blocks, gated_blocks_of, gates_beside
 from .gated import GatedBlock
 from .registry import original_class
@@ -96,6 +96,8 @@ def apply_stochastic_depth(
     check_masks(model, blocks, target_layer_name)
     if drop_rate is None:
         probs = survival_of_masks(model, blocks)
+        if rescale == "train":
+            check_scales(blocks)
     else:
         probs = _survival_of_rule(len(blocks), drop_rate, drop_distribution)
     before: dict[StochasticResidual, float] = {}

@@ -7,6 +7,7 @@ import timm
 import torch
 from library_masks import Draws, give_gates, give_masks
 from timm.utils import ModelEmaV3
+from timm.utils.model import reparameterize_model
 from timm_families import FAMILIES, build, images
 from torch import nn
 
@@ -202,3 +203,35 @@ def test_a_model_that_would_be_half_converted_is_refused_unless_the_blocks_are_c
         sdm.apply_stochastic_depth(model, drop_rate=None)
     assert sdm.apply_stochastic_depth(model, timm.models.vision_transformer.Block, drop_rate=None) > 0
     assert caplog.records[-1].getMessage() == "Sequential: the masks (drop path) in Block stay"
+
+
+@pytest.mark.parametrize("family", ["byobnet, repvgg", "byobnet, mobileone"])
+def test_blocks_that_were_reparameterized_have_no_branch_for_their_gates(family):
+    model, x = converted(family)
+    expected = model.eval()(x)
+    scaled = copy.deepcopy(model)
+    sdm.apply_stochastic_depth(scaled, drop_rate=0.5, rescale="eval")
+    for network in (model, scaled):
+        reparameterize_model(network, inplace=True)
+        with pytest.raises(RuntimeError, match=r"was reparameterized while it had a gate.*remove_stochastic_depth"):
+            network(x)
+    sdm.remove_stochastic_depth(model)
+    torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match="cannot be folded into its weights"):
+        sdm.remove_stochastic_depth(scaled)  # the scale that it had is lost
+
+
+def test_masks_that_do_not_divide_survivors_are_not_taken_for_such_that_do():
+    model = build("vision_transformer")
+    masks = [module for module in model.modules() if masks_rows(module)]
+    masks[-1].scale_by_keep = False
+    with pytest.raises(ValueError, match=r"has scale_by_keep=False.*give rescale='none'"):
+        sdm.apply_stochastic_depth(model, drop_rate=None)
+    assert sdm.survival_probs(model) == []
+    assert sdm.apply_stochastic_depth(model, drop_rate=None, rescale="none") > 0
+
+
+def test_flops_of_a_model_that_hands_a_parameter_to_its_blocks():
+    model, x = converted("cait")
+    assert 0.5 < sdm.expected_flops(model, tuple(x.shape)).share < 1.0
+    assert all(parameter.requires_grad for parameter in model.parameters())

@@ -35,7 +35,7 @@ def _byobnet(*names: str) -> BlockSpec:
 def _reparametrisable(branch: _Branch, weights: Callable[[Any], ScalableWeights]) -> BlockSpec:
     residual = Residual(
         branch,
-        lambda block, x: block.identity(x),
+        _identity,
         lambda block, out: block.act(block.attn(out)),
         "drop_path",
         inplace=True,
@@ -46,6 +46,20 @@ def _reparametrisable(branch: _Branch, weights: Callable[[Any], ScalableWeights]
 
 def _is_reparametrisable(block: Any) -> bool:
     return block.reparam_conv is None and block.identity is not None
+
+
+def _identity(block: Any, x: Tensor) -> Tensor:
+    """The shortcut.
+
+    Raises:
+        RuntimeError: shortcut and branch have been merged into one convolution since the block has its gate.
+    """
+    if block.reparam_conv is not None:
+        raise RuntimeError(
+            f"{type(block).__name__} was reparameterized while it had a gate, and there is no branch to drop any more: "
+            "call remove_stochastic_depth(model), under rescale='eval' before reparameterize_model"
+        )
+    return block.identity(x)
 
 
 def _repvgg(block: Any, x: Tensor) -> Tensor:
@@ -63,6 +77,8 @@ def _mobileone(block: Any, x: Tensor) -> Tensor:
 
 
 def _mobileone_weights(block: Any) -> ScalableWeights:
+    if block.reparam_conv is not None:
+        raise ValueError("it was reparameterized, which merges branch and shortcut")
     names = [f"conv_kxk.{index}.bn" for index in range(len(block.conv_kxk))]
     if block.conv_scale is not None:
         names.append("conv_scale.bn")
