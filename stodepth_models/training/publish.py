@@ -61,7 +61,7 @@ def publish(run: Path, folder: Path, name: str, default: bool, root: Path, origi
     if not record.result.exists():
         raise ValueError(f"{run} is not a finished run: go on with --resume")
     settings = record.saved()["settings"]
-    result = json.loads(record.result.read_text(encoding="utf-8"))
+    result = record.read_result()
     if result["test_error_best"] is None:
         raise ValueError(f"{run} held no test images")
     cycles = _cycles(record)
@@ -146,7 +146,7 @@ def _figures(path: Path, saved: Mapping[str, Any], settings: dict[str, Any], roo
 def _cycles(record: RunFolder) -> list[dict[str, Any]]:
     """Epochs, processor time and FLOPs of the run and of those whose weights it went on with, the first one first."""
     settings = record.saved()["settings"]
-    result = json.loads(record.result.read_text(encoding="utf-8"))
+    result = record.read_result()
     cycle = {
         "epochs": settings["epochs"],
         "seconds": result["processor_seconds"],

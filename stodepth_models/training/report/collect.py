@@ -49,9 +49,9 @@ def _copy(run: RunFolder, copy: RunFolder, name: str, base: Path) -> None:
     settings["model"]["weights"] = _without_place(settings["model"]["weights"], base)
     settings["data"]["root"] = Path(settings["data"]["root"]).name
     settings["data"]["cache"] = ""
-    result = json.loads(run.result.read_text(encoding="utf-8"))
+    result = run.read_result()
     rows = ""
-    for row in run.rows():
+    for row in run.whole_rows():
         rows += json.dumps(_rounded(row)) + "\n"
     copy.path.mkdir(parents=True, exist_ok=True)
     copy.config.write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")

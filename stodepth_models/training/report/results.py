@@ -118,7 +118,7 @@ def read_runs(folder: Path, processor_time: bool = False) -> tuple[list[Record],
     for path in found:
         run = RunFolder(path)
         # The result is written last; the rows are missing where somebody has emptied the file.
-        if run.result.exists() and run.rows():
+        if run.result.exists() and run.metrics.stat().st_size > 0:
             records.append(_read(run, clock, folder))
         else:
             unfinished.append(path)
@@ -126,15 +126,27 @@ def read_runs(folder: Path, processor_time: bool = False) -> tuple[list[Record],
 
 
 def _read(folder: RunFolder, clock: str, runs: Path) -> Record:
+    try:
+        record = _record(folder, clock, runs)
+        # What the report reads later: files without a checksum can lack any of it.
+        _ = record.best_error, record.last_error, record.flops_share, record.curve
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        message = f"the records of {folder.path} are damaged ({reason}): restore them, or move the run away"
+        raise ValueError(message) from None
+    return record
+
+
+def _record(folder: RunFolder, clock: str, runs: Path) -> Record:
     config = _parse(folder.config)
-    result = _parse(folder.result)
+    result = folder.read_result()
     settings = same_computation(config["settings"])
     settings["model.weights"] = _start(settings["model.weights"], settings["seed"], runs)
     return Record(
         folder=folder.path,
         settings=settings,
         dataset=_dataset(config["settings"]["data"]),
-        rows=folder.rows(),
+        rows=folder.whole_rows(),
         result=result,
         seconds=result[clock],
         images=config.get("data") or {},  # version 0.1.0 recorded no fingerprint, and the first runs no numbers

@@ -22,6 +22,7 @@ from ..data.datasets import Data
 from ..data.splits import changed_images
 from ..errors import SettingsError
 from .differences import changes, class_names, comparable_fingerprint, contents, counts, differences
+from .seal import read_sealed, sealed
 from .state import checkpoints
 
 # Names of files that were being written when their process was killed. No other program gives such names.
@@ -170,6 +171,20 @@ class RunFolder:
         """Return the metrics of the epochs done, up to a line that is cut short or holds no metrics of an epoch."""
         return self._read_rows()[0]
 
+    def whole_rows(self) -> list[dict[str, Any]]:
+        """Return the metrics of all epochs of a finished run.
+
+        Raises:
+            ValueError: a line is damaged, or one is missing.
+        """
+        rows, damage = self._read_rows()
+        epochs = [row["epoch"] for row in rows]
+        if not damage and epochs != list(range(1, len(rows) + 1)):
+            damage = f"holds the epochs {epochs}"
+        if damage:
+            raise ValueError(f"{self.metrics} {damage}: restore it, or move its run away")
+        return rows
+
     def restore_rows(self, known: Sequence[dict[str, Any]], epochs: int, say: Callable[[str], None]) -> None:
         """Forget the metrics after the first epochs, which a resumed run computes again, and mend what is lost.
 
@@ -217,7 +232,17 @@ class RunFolder:
 
     def finish(self, result: dict[str, Any]) -> None:
         """Write the final figures; a run with them is finished."""
-        self._write_json(self.result, result)
+        # Settings have no part in the checksum: people move data sets and name their labels after a run.
+        plain = json.loads(_as_json(result))
+        self._write_json(self.result, sealed(plain, [self.metrics]))
+
+    def read_result(self) -> dict[str, Any]:
+        """Return the final figures.
+
+        Raises:
+            ValueError: they or the metrics are damaged.
+        """
+        return read_sealed(self.result, [self.metrics])
 
     def run_name(self) -> str | None:
         """Return the name of the run that the folder holds; None where there is none, or one of version 0.1.0."""
@@ -241,8 +266,11 @@ class RunFolder:
             ) from None
 
     def _write_json(self, path: Path, content: dict[str, Any]) -> None:
-        text = json.dumps(content, indent=2, default=str) + "\n"
-        write_atomically(path, text.encode())
+        write_atomically(path, _as_json(content).encode())
+
+
+def _as_json(content: dict[str, Any]) -> str:
+    return json.dumps(content, indent=2, default=str) + "\n"
 
 
 def _checked(saved: Any) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from stodepth_models.training.report.page import write_report
 from stodepth_models.training.report.plots import _marker, _style, plots
 from stodepth_models.training.report.results import read_runs
 from stodepth_models.training.report.tables import to_latex, to_markdown
+from stodepth_models.training.run.folder import RunFolder
 
 EPOCHS = 4
 
@@ -190,6 +191,39 @@ def test_two_runs_of_one_seed_are_refused_and_damaged_files_named(tmp_path):
     (tmp_path / "second" / "result.json").write_text("{")
     with pytest.raises(ValueError, match=r"second/result\.json is damaged"):
         groups(tmp_path)
+
+
+def flip(path, old, new):
+    content = path.read_bytes()
+    assert old in content
+    path.write_bytes(content.replace(old, new, 1))
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "match"),
+    [
+        ("result.json", b'"test_error_best": 9.0', b'"test_error_best": 1.0', None),
+        ("result.json", b"train_seconds", b"train_secoods", "KeyError: 'train_seconds'"),
+        ("metrics.jsonl", b'"epoch": 3', b'"epoch": 7', r"holds the epochs \[1, 2, 7, 4\]"),
+        ("metrics.jsonl", b'"epoch": 1,', b'"epoch": 1l', "is damaged in line 1"),
+        ("metrics.jsonl", b'"test": {"top1', b'"test": {"top3', "KeyError: 'top1'"),
+        ("metrics.jsonl", b'{"top1": 0.3', b'{"top1": 0.7', None),
+    ],
+)
+def test_a_bit_that_flipped_in_the_records_of_a_run_is_noticed(tmp_path, name, old, new, match):
+    make_run(tmp_path / "old", (1.0, 0.5), 3, 9.0, 30, 0.76)
+    shutil.copytree(tmp_path / "old", tmp_path / "new")
+    folder = RunFolder(tmp_path / "new")
+    folder.finish(folder.read_result())
+    assert folder.read_result()["test_error_best"] == 9.0
+    for run in ("old", "new"):
+        flip(tmp_path / run / name, old, new)
+    with pytest.raises(ValueError, match=r"result\.json or a file beside it \(metrics\.jsonl\) is damaged"):
+        groups(tmp_path / "new")
+    # Runs of older versions have no checksum.
+    if match is not None:
+        with pytest.raises(ValueError, match=match):
+            groups(tmp_path / "old")
 
 
 def test_flops_are_the_counted_ones_where_a_run_counted(tmp_path):
