@@ -154,9 +154,11 @@ def _name_of(data: DataConfig) -> str:
 
 
 def _measure(model: nn.Module, data: Data, config: EvaluateConfig, accelerator: Accelerator) -> dict[str, Any]:
-    split = {"test": data.test, "valid": data.valid, "train": data.train}[config.split]
+    splits = {"test": data.test, "valid": data.valid, "train": data.train}
+    split = splits[config.split]
     if split is None:
-        raise ValueError(f"split={config.split}: the data set has no such images")
+        others = " or ".join(f"--split {name}" for name in splits if name != config.split)
+        raise ValueError(f"split={config.split}: the data set has no such images; try {others}")
     known, number = list(model.categories or ()), number_of_outputs(model)  # type: ignore[arg-type]
     outputs = _outputs_of_classes(known, number, data, config)
     batches = EvaluationBatches(

@@ -99,6 +99,12 @@ def pets(tmp_path_factory):
     return str(folder / "run" / "last.safetensors")
 
 
+def test_a_data_set_without_test_images_names_the_other_splits(pets, tmp_path):
+    data = make_pets(tmp_path, "train", ("cat", "dog", "eel"))
+    with pytest.raises(ValueError, match=r"^split=test: .* no such images; try --split valid or --split train$"):
+        evaluate_weights(EvaluateConfig(model=ModelConfig(weights=pets), data=data, cpu=True))
+
+
 @pytest.mark.parametrize("names", [("dog", "eel"), ("cat", "eel"), ("cat", "dog", "eel")])
 def test_names_tell_which_output_stands_for_a_class(pets, tmp_path, names, monkeypatch):
     data, reads = make_pets(tmp_path, "test", names), []

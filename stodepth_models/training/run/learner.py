@@ -6,10 +6,12 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from PIL import Image
+from timm.optim import list_optimizers
 from timm.utils import ModelEmaV3
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from ...checks import did_you_mean
 from ...survival import set_survival_probs, survival_probs
 from ..config import ModelConfig, TrainConfig
 from ..data.augmentation import make_transform
@@ -19,6 +21,9 @@ from .machine import free_group_last
 from .model import Shares, build_model, freeze_norms, make_survival_schedule, prepare_for_training
 from .objective import Objective
 from .optimizer import make_optimizer
+
+# timm has no list of its schedules.
+_SCHEDULES = ("cosine", "tanh", "step", "multistep", "poly", "rsqrt", "constant")
 
 
 def check_timm(config: TrainConfig) -> None:
@@ -37,8 +42,20 @@ def check_timm(config: TrainConfig) -> None:
         model.weight.sum().backward()
         optimizer.step()
     except Exception as error:  # whatever an argument of the wrong kind provokes
-        given = f"optim.opt={config.optim.opt}, optim.sched={config.optim.sched}, data.aa={config.data.aa}"
-        raise SettingsError(f"{first_line(error)}, given {given}") from None
+        raise SettingsError(_refused_by_timm(first_line(error), config)) from None
+
+
+def _refused_by_timm(reason: str, config: TrainConfig) -> str:
+    """Name the settings that timm got, and the name that is nearest to one that it does not know."""
+    names = {"optim.opt": config.optim.opt, "optim.sched": config.optim.sched, "data.aa": config.data.aa}
+    given = [f"{setting}={name}" for setting, name in names.items() if name is not None]
+    parts = [reason.rstrip(".,")]
+    if given:
+        parts[0] += f", given {', '.join(given)}"
+    for name, known in ((config.optim.opt, list_optimizers()), (config.optim.sched, _SCHEDULES)):
+        if name is not None and name not in known:
+            parts.append(did_you_mean(name, known))
+    return "; ".join(filter(None, parts))
 
 
 class Learner:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, LoggerType
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -22,11 +22,10 @@ def make_accelerator(
     """Return Accelerate's view of the devices and processes that this process was launched with.
 
     Raises:
-        SettingsError: a tracker is not installed, float16 on a CPU, or launched for FSDP, DeepSpeed or Megatron-LM.
+        SettingsError: a tracker is unknown or not installed, float16 on a CPU, or launched for FSDP, DeepSpeed or
+            Megatron-LM.
     """
-    missing = sorted(set(trackers) - {kind.value for kind in get_available_trackers()})
-    if missing:
-        raise SettingsError(f"trackers: {', '.join(missing)} not installed: pip install it, or leave it out")
+    _check_trackers(trackers)
     cpu = cpu or not torch.accelerator.is_available()
     if cpu and precision == "fp16":
         raise SettingsError("precision=fp16 needs a GPU: take bf16, or no, on a CPU")
@@ -40,6 +39,16 @@ def make_accelerator(
             "launch with torchrun; every model of the zoo fits on one GPU"
         )
     return accelerator
+
+
+def _check_trackers(trackers: Sequence[str]) -> None:
+    known = [kind.value for kind in LoggerType if kind is not LoggerType.ALL]
+    available = {kind.value for kind in get_available_trackers()}
+    for name in trackers:
+        if name not in known:  # before anybody installs a package of a mistyped name
+            raise SettingsError(f"trackers must be of {', '.join(known)}, got {name}")
+        if name not in available:
+            raise SettingsError(f"trackers: {name} not installed: pip install it, or leave it out")
 
 
 def free_group_last(model: nn.Module) -> None:

@@ -89,10 +89,10 @@ def test_a_compiled_model_is_the_model(data, monkeypatch):
 @pytest.mark.parametrize(
     ("section", "changes", "message"),
     [
-        ("optim", {"opt": "adamv"}, "adamv"),
+        ("optim", {"opt": "adamv"}, r"given optim\.opt=adamv; did you mean adam\w*\?$"),
         ("optim", {"opt": "adamw", "opt_args": {"x": 1}}, "'x'"),
         ("optim", {"opt": "adahessian"}, r"optim\.opt=adahessian"),
-        ("optim", {"sched": "cosin"}, "Unknown scheduler 'cosin'"),
+        ("optim", {"sched": "cosin"}, r"Unknown scheduler 'cosin', given optim\.sched=cosin; did you mean cosine\?$"),
         ("optim", {"sched": "plateau"}, r"optim\.sched=plateau is no schedule over epochs"),
         ("optim", {"sched": "cosine", "sched_args": {"cooldown_epochs": 3}}, "lasts 33 epochs"),
         ("data", {"aa": "rand-x9"}, r"RandAugment.*data\.aa=rand-x9"),

@@ -112,9 +112,15 @@ def test_a_signal_is_heeded_between_epochs_of_a_single_step(tmp_path, monkeypatc
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 1
 
 
-def test_a_tracker_that_is_not_installed_is_named(tmp_path):
-    with pytest.raises(SettingsError, match="trackers: nothing not installed"):
-        train(settings(tmp_path, trackers=("nothing",)))
+def test_a_tracker_that_is_not_installed_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("stodepth_models.training.run.machine.get_available_trackers", list)
+    with pytest.raises(SettingsError, match="trackers: wandb not installed: pip install it"):
+        train(settings(tmp_path, trackers=("wandb",)))
+
+
+def test_nobody_is_asked_to_install_a_mistyped_tracker(tmp_path):
+    with pytest.raises(SettingsError, match=r"^trackers must be of .*tensorboard, wandb, .*, got wandbb$"):
+        train(settings(tmp_path, trackers=("wandbb",)))
 
 
 def test_tensorboard_shows_the_metrics_of_each_epoch(tmp_path):
