@@ -34,6 +34,7 @@ def fold_rescale(model: nn.Module) -> None:
             :func:`apply_stochastic_depth`.
 
     Raises:
+        TypeError: ``model`` is no module.
         ValueError: a scaled branch does not end in a layer with a weight of its own. The model is left as it was.
 
     Examples:
@@ -43,6 +44,8 @@ def fold_rescale(model: nn.Module) -> None:
         >>> model.layer4[1].residual
         StochasticResidual(survival_prob=0.5, mode='batch', rescale='none')
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     fold_gates(gated_blocks(model))
 
 

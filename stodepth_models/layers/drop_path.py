@@ -24,7 +24,7 @@ def drop_path(x: Tensor, keep_prob: float = 1.0, inplace: bool = False) -> Tenso
         Same shape, dtype and device. A dropped row is exactly zero, whatever it held.
 
     Raises:
-        TypeError: ``keep_prob`` is no number.
+        TypeError: ``keep_prob`` is no number, or ``x`` is no tensor.
         ValueError: ``keep_prob`` outside ``[0, 1]`` or nan, or ``x`` without rows.
 
     Examples:
@@ -34,6 +34,8 @@ def drop_path(x: Tensor, keep_prob: float = 1.0, inplace: bool = False) -> Tenso
         [0.0, 1.25]
     """
     keep_prob = check_probability("keep_prob", keep_prob)
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x must be a tensor, got {type(x).__name__}")
     if x.dim() == 0:
         raise ValueError("x must have a dimension of rows, (N, ...), got a tensor of no dimension")
     if keep_prob == 1.0:

@@ -55,8 +55,18 @@ def resolve_source(source: Any, enum: type[WeightsEnum] | None, owner: str, argu
             f"state dict, got {source!r} of type {type(source).__name__}"
         )
     if is_remote(source):
+        _check_address(source, argument)
         return source
+    if re.match(r"[a-z][a-z0-9+.-]+://", source):
+        raise ValueError(f"{argument} must be a URL that begins with http, https, file or hf, got {source!r}: fetch it")
     return _named(source, enum, owner)
+
+
+def _check_address(url: str, argument: str) -> None:
+    try:
+        urlsplit(url)
+    except ValueError as error:
+        raise ValueError(f"{argument} must be a URL, got {url!r}: {error}; check the address") from None
 
 
 def _belongs_elsewhere(member: WeightsEnum, enum: type[WeightsEnum]) -> bool:
@@ -104,7 +114,10 @@ def _from_torchvision(source: str) -> WeightsEnum:
 
 
 def _existing(path: Path) -> Path:
-    path = path.expanduser()
+    try:
+        path = path.expanduser()
+    except RuntimeError:  # `~name` of nobody
+        raise FileNotFoundError(f"there is no file {path}: no home folder is known for {path.parts[0]}") from None
     if not _exists(path):
         raise FileNotFoundError(f"there is no file {path}")
     if path.is_dir():
