@@ -1,16 +1,23 @@
 """Which builder the weights on a command line belong to, so that nobody has to name both."""
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
-from torchvision.models import WeightsEnum, get_model_weights
+import torch
+from torchvision.models import WeightsEnum, get_model, get_model_weights
 
+from ..weights.checkpoint import Checkpoint
+from ..weights.config import config_of
 from ..weights.guess import guess_builder
+from ..weights.rebuild import saved_arguments
 from ..weights.sources import read_checkpoint, resolve_source
 from ..zoo import SUFFIX, builder_names
 from .errors import SettingsError
+from .model_config import LIBRARIES, ModelConfig
 
 
-def builder_of(weights: str, default: str | None = None) -> tuple[str, dict[str, str]]:
+def builder_of(weights: str, default: str | None = None) -> tuple[str, dict[str, Any]]:
     """Return the name of a builder, and the options without which the weights would not fit.
 
     Args:
@@ -30,11 +37,23 @@ def builder_of(weights: str, default: str | None = None) -> tuple[str, dict[str,
         return _only(owners, weights, default), {}
     checkpoint = read_checkpoint(source)
     if checkpoint.config is not None:
-        return checkpoint.config["builder"], {}
+        return checkpoint.config["builder"], _saved_options(checkpoint)
     guess = guess_builder(checkpoint.state_dict)
     if guess is None:
         raise SettingsError(f"{checkpoint.name} matches no builder: name it with --model to see what differs")
     return guess
+
+
+def _saved_options(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return the options that differ from the defaults of the builder and are no settings of their own."""
+    config = checkpoint.config or {}
+    if config["builder"].startswith(LIBRARIES):
+        return dict(config.get("options", {}))
+    saved = saved_arguments(config["builder"], checkpoint)
+    settings = {field.name for field in dataclasses.fields(ModelConfig)}
+    with torch.device("meta"):
+        usual = config_of(get_model(config["builder"]))
+    return {key: value for key, value in saved.items() if key not in settings and value != usual.get(key)}
 
 
 def _only(owners: list[str], weights: str, default: str | None) -> str:

@@ -11,7 +11,9 @@ import stodepth_models as sdm
 from stodepth_models.training.builders import builder_of
 from stodepth_models.training.cli import parse
 from stodepth_models.training.commands.evaluate import data_of_run
-from stodepth_models.training.config import DataConfig, EvaluateConfig, TrainConfig
+from stodepth_models.training.config import DataConfig, EvaluateConfig, ModelConfig, TrainConfig
+from stodepth_models.training.run.libraries import describe
+from stodepth_models.training.run.model import build_model
 from stodepth_models.weights.checkpoint import write_file
 from stodepth_models.weights.config import config_of
 
@@ -53,6 +55,22 @@ def test_shapes_name_the_builder_and_its_options_where_the_file_says_nothing(tmp
     assert builder_of(str(tmp_path / "b.pth"))[0] == "resnet34" + SUFFIX
     config = parse(EvaluateConfig, [f"--weights={tmp_path / 'a.pth'}"])
     assert config.model.options == {"shortcut": "B"}
+
+
+@pytest.mark.parametrize("name", ["cifar_resnet20" + SUFFIX, "timm:vit_tiny_patch16_224"])
+def test_a_file_brings_along_the_options_of_its_builder_to_train_on(name, tmp_path):
+    options = {"shortcut": "B"}
+    if name.startswith("timm:"):
+        options = {"img_size": 32, "depth": 1}
+    config = ModelConfig(name=name, options=options)
+    model = build_model(config, 3)
+    write_file(tmp_path / "a.safetensors", model.state_dict(), describe(model, config))
+    found = parse(TrainConfig, ["--weights", str(tmp_path / "a.safetensors")]).model
+    assert (found.name, found.options) == (name, options)
+    tuned = build_model(found, 3).state_dict()
+    assert all(torch.equal(tuned[key], tensor) for key, tensor in model.state_dict().items())
+    other = parse(TrainConfig, ["--weights", str(tmp_path / "a.safetensors"), "--model.options.act_layer=relu"]).model
+    assert other.options == {**options, "act_layer": "relu"}
 
 
 def test_names_of_published_weights():

@@ -52,7 +52,8 @@ def _refused_by_timm(reason: str, config: TrainConfig) -> str:
     parts = [reason.rstrip(".,")]
     if given:
         parts[0] += f", given {', '.join(given)}"
-    for name, known in ((config.optim.opt, list_optimizers()), (config.optim.sched, _SCHEDULES)):
+    optimizers = map(str, list_optimizers())
+    for name, known in ((config.optim.opt, tuple(optimizers)), (config.optim.sched, _SCHEDULES)):
         if name is not None and name not in known:
             parts.append(did_you_mean(name, known))
     return "; ".join(filter(None, parts))
