@@ -38,8 +38,8 @@ def find_blocks(model: nn.Module, target: Target) -> list[tuple[str, nn.Module]]
     if target is not None:
         wanted = _wanted(target, [cls for _, _, cls in known])
     raise ValueError(
-        f"{type(model).__name__} does not hold {wanted}; {classes_seen(model)}; known: {', '.join(known_names())}; "
-        "teach others with register_block"
+        f"{type(model).__name__} does not hold {wanted}; {_without_shortcut(model)}{classes_seen(model)}; "
+        f"known: {', '.join(known_names())}; teach others with register_block"
     )
 
 
@@ -49,6 +49,16 @@ def _known_blocks(model: nn.Module) -> Iterator[tuple[str, nn.Module, type[nn.Mo
         spec = find_spec(cls)
         if spec is not None and spec.is_residual(module):
             yield name, module, cls
+
+
+def _without_shortcut(model: nn.Module) -> str:
+    """The part of a message that names known classes whose blocks in this model have no residual connection."""
+    names: dict[str, None] = {}
+    for module in model.modules():
+        spec = find_spec(original_class(type(module)))
+        if spec is not None and not spec.is_residual(module):
+            names[type(module).__name__] = None
+    return f"without a shortcut in this model: {', '.join(names)}; " if names else ""
 
 
 def _matches(cls: type[nn.Module], target: str | type[nn.Module]) -> bool:

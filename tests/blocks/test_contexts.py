@@ -235,3 +235,9 @@ def test_flops_of_a_model_that_hands_a_parameter_to_its_blocks():
     model, x = converted("cait")
     assert 0.5 < sdm.expected_flops(model, tuple(x.shape)).share < 1.0
     assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_known_blocks_that_have_no_shortcut_in_this_model_are_named():
+    model = timm.create_model("test_efficientnet", drop_path_rate=0.3)
+    with pytest.raises(ValueError, match=r"; without a shortcut in this model: ConvBnAct, EdgeResidual, Inv\w+; block"):
+        sdm.apply_stochastic_depth(model)
