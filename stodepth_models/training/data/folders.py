@@ -39,10 +39,13 @@ def find_root(root: Path, cache: Path, limits: Limits) -> Path:
         if not root.name.lower().endswith(ARCHIVES):
             raise ValueError(f"data.root: {root} is neither a folder nor an archive ({', '.join(ARCHIVES)})")
         root = unpacked(root, cache, limits)
+    if not root.is_dir():
+        raise ValueError(f"data.root: {root} is neither a file nor a folder")  # a named pipe or a device
     # Archives often hold one folder with everything in it.
     if not _split_folders(root) and len(_folders(root)) == 1:
         root = _folders(root)[0]
     if not _split_folders(root):
+        _refuse_empty_classes(root)
         found = ", ".join(path.name for path in _folders(root)[:5]) or "no folder at all"
         raise ValueError(
             f"data.root: {root} has no train/, valid/ or test/ folder and no folders of images, but {found}: "
@@ -119,11 +122,21 @@ def _holds_classes(folders: Sequence[Path]) -> bool:
     """Return whether all of two or more folders hold images themselves: a data set further down does not."""
     if len(folders) < 2:
         return False
-    for folder in folders:
-        is_class = any(is_image(path, path.is_file()) for path in folder.iterdir())
-        if not is_class:
-            return False
-    return True
+    return all(map(_holds_images, folders))
+
+
+def _holds_images(folder: Path) -> bool:
+    return any(is_image(path, path.is_file()) for path in folder.iterdir())
+
+
+def _refuse_empty_classes(root: Path) -> None:
+    """Say which folders are not those of classes, where others are."""
+    without = [folder.name for folder in _folders(root) if not _holds_images(folder)]
+    if len(without) < len(_folders(root)):
+        raise ValueError(
+            f"data.root: {root} has folders of images, but none lie in {', '.join(without[:5])} itself: remove what is "
+            "no class, or put the folders of all classes into train/"
+        )
 
 
 def _folders(folder: Path) -> list[Path]:

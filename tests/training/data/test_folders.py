@@ -269,3 +269,19 @@ def test_images_below_a_folder_are_sorted_by_their_parts(tmp_path):
     for name in ("b.png", "a/z.png", "a b/1.png", "a.png"):
         save(tmp_path / name)
     assert images_below(tmp_path, Counter()) == sorted(tmp_path.rglob("*.png"))
+
+
+@pytest.mark.parametrize("empty", ["emu", "masks"])
+def test_a_folder_without_images_beside_those_of_classes_is_named(tmp_path, empty):
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (8, 8)).save(tmp_path / name / "0.png")
+    (tmp_path / empty).mkdir()
+    with pytest.raises(ValueError, match=f"has folders of images, but none lie in {empty} itself: remove"):
+        load_data(folder(tmp_path))
+
+
+def test_a_named_pipe_is_no_data_set(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match=r"pipe is neither a file nor a folder"):
+        load_data(folder(tmp_path / "pipe"))
