@@ -131,8 +131,11 @@ def _one_value(name: str, values: list[str], kind: Any) -> str:
 
 def _words_of(kind: Any) -> tuple[str, ...]:
     """The words that stand for a value themselves, in a type that takes a list too."""
-    literals = [option for option in get_args(kind) if get_origin(option) is Literal]
-    return ("null", "None", *(word for literal in literals for word in get_args(literal)))
+    words = ["null", "None"]
+    for option in get_args(kind):
+        if get_origin(option) is Literal:
+            words += get_args(option)
+    return tuple(words)
 
 
 def _data(value: str) -> list[str]:

@@ -4,6 +4,7 @@ import dataclasses
 import statistics
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -135,7 +136,10 @@ def _read_folder(config: DataConfig, wanted: str | None) -> tuple[dict[str, Spli
     is_standard = config.mean is not None or config.name == "imagenet"
     if wanted in ("valid", "test") and wanted in files and is_standard:
         files = {wanted: files[wanted]}
-    warn_of_unused_bits([path for split in files.values() for path in split.paths])
+    paths: list[Path] = []
+    for split in files.values():
+        paths += split.paths
+    warn_of_unused_bits(paths)
     if side <= LARGEST_UNCUT:
         return {name: decode(split, side, config.unreadable) for name, split in files.items()}, classes, side
     # Only a set that may hold damaged images is read through beforehand: it takes as long as an epoch.
