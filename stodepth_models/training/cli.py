@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
+from ..checks import did_you_mean
 from .builders import builder_of
 from .exits import EXIT_BAD_SETTINGS, leave
 from .settings import as_settings, in_words, setting_types
@@ -88,4 +89,12 @@ def _in_plain_words(message: str, types: dict[str, Any]) -> str:
     got = re.findall(r"(?:Got|Given) value: (.*)", message)
     if named and got and named[1] in types:
         return f"{named[1]} must be {in_words(types[named[1]])}, got {got[-1]}"
+    unknown = re.search(r"(?:Group '([\w.]+)' does not accept option|^Option) '([\w.]+)'", message)
+    if unknown:
+        return _no_setting(f"{unknown[1]}.{unknown[2]}" if unknown[1] else unknown[2], types)
     return message.replace("Parser key ", "setting ")
+
+
+def _no_setting(name: str, types: dict[str, Any]) -> str:
+    parts = [f"there is no setting {name}", did_you_mean(name, types), "--help lists what there is"]
+    return "; ".join(filter(None, parts))

@@ -127,6 +127,18 @@ def test_a_ramp_may_last_as_long_as_the_run():
     assert parse(TrainConfig, ["--epochs=5", "--model.ramp_epochs=5"]).model.ramp_epochs == 5
 
 
+@pytest.mark.parametrize(
+    ("content", "typed", "meant"),
+    [("optim:\n  momentun: 1\n", "optim.momentun", "optim.momentum"), ("epoch: 2\n", "epoch", "epochs")],
+)
+def test_a_mistyped_key_in_a_file_names_the_nearest(content, typed, meant, tmp_path, capsys):
+    (tmp_path / "a.yaml").write_text(content)
+    with pytest.raises(SystemExit, match="2"):
+        parse(TrainConfig, ["--config", str(tmp_path / "a.yaml")])
+    line = capsys.readouterr().err
+    assert line == f"error: there is no setting {typed}; did you mean {meant}?; --help lists what there is\n"
+
+
 def test_an_unknown_key_in_a_file_is_refused(tmp_path, capsys):
     (tmp_path / "a.yaml").write_text("optim:\n  learning_rate: 1\n")
     with pytest.raises(SystemExit, match="2"):

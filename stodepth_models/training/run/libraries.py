@@ -4,10 +4,11 @@ from typing import Any
 
 import timm
 from torch import nn
-from torchvision.models import get_model, get_model_weights
+from torchvision.models import get_model, get_model_weights, list_models
 
 from ...blocks.masks import masks_rows
 from ...blocks.surgery import apply_stochastic_depth
+from ...checks import did_you_mean
 from ...layers.residual import StochasticGate
 from ...survival import survival_probs
 from ...weights.checkpoint import Checkpoint
@@ -29,6 +30,7 @@ def build_of_library(config: ModelConfig, num_classes: int | None, weights: Any)
         ValueError: no model of that name, or no block that is known where ``drop_rate`` is given.
     """
     library, _, name = config.name.partition(":")
+    _check_name(library, name)
     saved = weights.config if isinstance(weights, Checkpoint) else None
     saved = saved or {}
     options = {**saved.get("options", {}), **config.options}
@@ -52,6 +54,15 @@ def build_of_library(config: ModelConfig, num_classes: int | None, weights: Any)
         load_pretrained(model, weights)
     vars(model)["categories"] = saved.get("categories")
     return model
+
+
+def _check_name(library: str, name: str) -> None:
+    if library == "timm" and (":" in name or timm.is_model(name.rpartition("/")[2])):  # hf-hub:NAME is for timm to find
+        return
+    known = timm.list_models() if library == "timm" else list_models()
+    if library == "timm" or name.lower() not in known:
+        message = f"model.name: {library} has no model {name!r}"
+        raise ValueError("; ".join(filter(None, [message, did_you_mean(name, known, count=3)])))
 
 
 def classifiers(model: nn.Module) -> tuple[str, ...]:

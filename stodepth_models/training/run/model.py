@@ -82,7 +82,9 @@ def check_model(config: ModelConfig) -> None:
     except Exception as error:  # whatever an option of the wrong kind provokes in a layer
         reason = first_line(error).removeprefix("model: ")
         given = f", given model.options {config.options}" if config.options else ""
-        raise SettingsError(f"model: {reason}{given}") from None
+        if not reason.startswith("model."):
+            reason = f"model: {reason}"
+        raise SettingsError(f"{reason}{given}") from None
 
 
 def prepare_for_training(model: nn.Module, config: ModelConfig) -> nn.Module:

@@ -87,8 +87,8 @@ def test_layers_are_frozen_up_to_a_stage_or_a_block():
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"name": "timm:vit_smal"}, "vit_smal"),
-        ({"name": "torchvision:resnet19"}, "resnet19"),
+        ({"name": "timm:vit_tini_patch16_224"}, r"^model\.name: timm has no .*; did you mean vit_tiny_patch16_224"),
+        ({"name": "torchvision:resnet19"}, r"torchvision has no model 'resnet19'; did you mean resnet"),
         ({"name": "torchvision:squeezenet1_0", "drop_rate": 0.2}, "does not hold a known residual block"),
         ({"name": "timm:resnet18", "options": {"depht": 3}}, "depht"),
         ({"name": "timm:resnet18", "weights": "IMAGENET1K_V1"}, r"no weights 'IMAGENET1K_V1' for timm:resnet18"),
