@@ -59,6 +59,7 @@ BAD_CALLS = [
     (lambda: resnet18(weights="~nobody-here/net.pth"), FileNotFoundError, "no home folder is known for ~nobody-here"),
     (lambda: resnet18(weights="s3://bucket/net.pth"), ValueError, "begins with http, https, file or hf, got 's3://"),
     (lambda: resnet18(weights="https://[::1/net.pth"), ValueError, r"weights must be a URL, got 'https://\[::1/net"),
+    (lambda: resnet18(weights="file:///proc/self/mem"), OSError, "/proc/self/mem"),
     (lambda: drop_path(None), TypeError, "x must be a tensor, got NoneType"),
     (lambda: sdm.fold_rescale(3), TypeError, r"model must be a torch\.nn\.Module, got int"),
     (lambda: resnet18(norm=None), TypeError, "norm"),

@@ -79,8 +79,12 @@ def read_file(path: Path, name: str) -> Checkpoint:
         CheckpointError: damaged, no checkpoint, or a pickle that would run code.
         OSError: the file cannot be opened.
     """
-    with open(path, "rb") as file:
-        head = file.read(HEAD)
+    try:
+        with open(path, "rb") as file:
+            head = file.read(HEAD)
+    except OSError as error:
+        # An error of the disk names no file.
+        raise type(error)(error.errno, error.strerror, str(path)) from None
     if not head:
         raise CheckpointError(f"{name} is empty: download it again")
     is_safetensors = head[8:9] == b"{" and not head.startswith(ZIP)
