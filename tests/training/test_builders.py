@@ -10,11 +10,12 @@ import torchvision
 import stodepth_models as sdm
 from stodepth_models.training.builders import builder_of
 from stodepth_models.training.cli import parse
+from stodepth_models.training.commands.convert import build as convert
 from stodepth_models.training.commands.evaluate import data_of_run
 from stodepth_models.training.config import DataConfig, EvaluateConfig, ModelConfig, TrainConfig
 from stodepth_models.training.run.libraries import describe
 from stodepth_models.training.run.model import build_model
-from stodepth_models.weights.checkpoint import write_file
+from stodepth_models.weights.checkpoint import read_file, write_file
 from stodepth_models.weights.config import config_of
 
 SUFFIX = "_stodepth_lineardecay"
@@ -65,6 +66,9 @@ def test_a_file_brings_along_the_options_of_its_builder_to_train_on(name, tmp_pa
     config = ModelConfig(name=name, options=options)
     model = build_model(config, 3)
     write_file(tmp_path / "a.safetensors", model.state_dict(), describe(model, config))
+    if name.startswith("timm:"):
+        with pytest.raises(ValueError, match=r"safetensors holds timm:.*; stodepth evaluate, predict and train take"):
+            convert(read_file(tmp_path / "a.safetensors", "a.safetensors"), None)
     found = parse(TrainConfig, ["--weights", str(tmp_path / "a.safetensors")]).model
     assert (found.name, found.options) == (name, options)
     tuned = build_model(found, 3).state_dict()

@@ -28,6 +28,7 @@ from ...weights.rebuild import rebuild
 from ...weights.sources import read_checkpoint, resolve_source
 from ...zoo import full_name
 from ..flags import Parser
+from ..model_config import LIBRARIES
 
 PLAIN = (".pth", ".pt", ".th")
 
@@ -57,6 +58,12 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
 
 def build(checkpoint: Checkpoint, builder: str | None) -> Any:
     """Build the network that the weights belong to: the one they were saved from, or one of constant depth."""
+    saved = (checkpoint.config or {}).get("builder", "")
+    if saved.startswith(LIBRARIES):
+        raise ValueError(
+            f"{checkpoint.name} holds {saved}, and convert writes networks of this package alone; "
+            "stodepth evaluate, predict and train take such weights as they are"
+        )
     if checkpoint.config is not None and builder in (None, checkpoint.config["builder"]):
         model = rebuild(checkpoint.config, {})
     else:
