@@ -51,3 +51,10 @@ __all__ = [
     "wide_resnet50_2_stodepth_lineardecay",
     "wide_resnet101_2_stodepth_lineardecay",
 ]
+
+# torch.hub compares names letter by letter: these are the original project's.
+resnet18_StoDepth_lineardecay = resnet18_stodepth_lineardecay  # noqa: N816
+resnet34_StoDepth_lineardecay = resnet34_stodepth_lineardecay  # noqa: N816
+resnet50_StoDepth_lineardecay = resnet50_stodepth_lineardecay  # noqa: N816
+resnet101_StoDepth_lineardecay = resnet101_stodepth_lineardecay  # noqa: N816
+resnet152_StoDepth_lineardecay = resnet152_stodepth_lineardecay  # noqa: N816

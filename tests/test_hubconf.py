@@ -71,3 +71,11 @@ def test_help_tells_what_each_model_is_its_arguments_and_its_source(hub_repo):
         assert "arXiv:1603.09382" in text, name
         for argument in signature(getattr(hubconf, name)).parameters:
             assert f"{argument}: " in text, (name, argument)
+
+
+@pytest.mark.parametrize("depth", [18, 34, 50, 101, 152])
+def test_the_original_projects_names_are_entry_points(hub_repo, depth):
+    with torch.device("meta"):
+        name = f"resnet{depth}_StoDepth_lineardecay"
+        model = torch.hub.load(hub_repo, name, skip_validation=True, trust_repo=True, prob_0_L=(1.0, 0.8))
+    assert sdm.survival_probs(model)[-1] == 0.8
