@@ -28,6 +28,18 @@ def in_order(*names: str, given: str | None = None) -> Callable[..., Tensor]:
     return branch if given is None else branch_with_arguments
 
 
+def normed_with_shortcut(block: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the branch's input and the shortcut of a block that normalises first (He et al., arXiv:1603.05027).
+
+    A shortcut with layers begins behind that normalisation, and the two share it. One without layers begins in front of
+    it, and then the branch normalises by itself.
+    """
+    if block.downsample is None:
+        return x, x
+    x = block.norm1(x)
+    return x, block.downsample(x)
+
+
 def _step(layer: Any, x: Tensor, **arguments: Any) -> Tensor:
     if layer is None:
         return x

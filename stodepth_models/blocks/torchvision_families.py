@@ -12,7 +12,8 @@ from torchvision.models.swin_transformer import SwinTransformerBlock, SwinTransf
 from torchvision.models.video.mvit import MultiscaleBlock
 from torchvision.models.vision_transformer import EncoderBlock
 
-from .ends import ScalableWeights, scalable_weights
+from .branches import in_order
+from .ends import ScalableWeights, ends_in, scalable_weights
 from .spec import BlockSpec, Residual
 from .torchvision_mvit import MVIT
 
@@ -23,7 +24,7 @@ def _inverted_weights(block: Any) -> ScalableWeights:
 
 
 _INVERTED = BlockSpec(
-    (Residual(lambda block, x: block.block(x), None, None, "stochastic_depth", True, _inverted_weights),),
+    (Residual(in_order("block"), None, None, "stochastic_depth", True, _inverted_weights),),
     is_residual=lambda block: block.use_res_connect,
 )
 _CONVNEXT = BlockSpec(
@@ -31,35 +32,35 @@ _CONVNEXT = BlockSpec(
         Residual(
             lambda block, x: block.layer_scale * block.block(x),
             mask="stochastic_depth",
-            scalable_weights=lambda block: [(block.layer_scale, 1)],
+            scalable_weights=ends_in("layer_scale"),
         ),
     )
 )
 _SWIN = BlockSpec(
     (
         Residual(
-            lambda block, x: block.attn(block.norm1(x)),
+            in_order("norm1", "attn"),
             mask="stochastic_depth",
-            scalable_weights=lambda block: scalable_weights(block.attn.proj),
+            scalable_weights=ends_in("attn.proj"),
         ),
         Residual(
-            lambda block, x: block.mlp(block.norm2(x)),
+            in_order("norm2", "mlp"),
             mask="stochastic_depth",
-            scalable_weights=lambda block: scalable_weights(block.mlp[3]),
+            scalable_weights=ends_in("mlp.3"),
         ),
     )
 )
 _SWIN_V2 = BlockSpec(
     (
         Residual(
-            lambda block, x: block.norm1(block.attn(x)),
+            in_order("attn", "norm1"),
             mask="stochastic_depth",
-            scalable_weights=lambda block: scalable_weights(block.norm1),
+            scalable_weights=ends_in("norm1"),
         ),
         Residual(
-            lambda block, x: block.norm2(block.mlp(x)),
+            in_order("mlp", "norm2"),
             mask="stochastic_depth",
-            scalable_weights=lambda block: scalable_weights(block.norm2),
+            scalable_weights=ends_in("norm2"),
         ),
     )
 )
@@ -67,7 +68,7 @@ _SWIN_V2 = BlockSpec(
 _MOBILE_V2 = BlockSpec(
     (
         Residual(
-            lambda block, x: block.conv(x),
+            in_order("conv"),
             scalable_weights=lambda block: scalable_weights(block.conv[-1]),
         ),
     ),
@@ -76,7 +77,7 @@ _MOBILE_V2 = BlockSpec(
 _MOBILE_V3 = BlockSpec(
     (
         Residual(
-            lambda block, x: block.block(x),
+            in_order("block"),
             inplace=True,
             scalable_weights=lambda block: scalable_weights(block.block[-1][1]),
         ),
@@ -86,7 +87,7 @@ _MOBILE_V3 = BlockSpec(
 _MNASNET = BlockSpec(
     (
         Residual(
-            lambda block, x: block.layers(x),
+            in_order("layers"),
             scalable_weights=lambda block: scalable_weights(block.layers[-1]),
         ),
     ),
@@ -95,10 +96,10 @@ _MNASNET = BlockSpec(
 _REGNET = BlockSpec(
     (
         Residual(
-            lambda block, x: block.f(x),
-            identity=lambda block, x: x if block.proj is None else block.proj(x),
+            in_order("f"),
+            identity=in_order("proj"),
             activation="activation",
-            scalable_weights=lambda block: scalable_weights(block.f.c[1]),
+            scalable_weights=ends_in("f.c.1"),
         ),
     )
 )
@@ -112,20 +113,20 @@ def _attend(block: Any, x: Tensor) -> Tensor:
 
 _VIT = BlockSpec(
     (
-        Residual(_attend, scalable_weights=lambda block: scalable_weights(block.self_attention.out_proj)),
+        Residual(_attend, scalable_weights=ends_in("self_attention.out_proj")),
         Residual(
-            lambda block, x: block.mlp(block.ln_2(x)),
-            scalable_weights=lambda block: scalable_weights(block.mlp[3]),
+            in_order("ln_2", "mlp"),
+            scalable_weights=ends_in("mlp.3"),
         ),
     )
 )
 _MAXVIT_CONV = BlockSpec(
     (
         Residual(
-            lambda block, x: block.layers(x),
-            identity=lambda block, x: block.proj(x),
+            in_order("layers"),
+            identity=in_order("proj"),
             mask="stochastic_depth",
-            scalable_weights=lambda block: scalable_weights(block.layers.conv_c),
+            scalable_weights=ends_in("layers.conv_c"),
         ),
     )
 )
@@ -143,14 +144,14 @@ def _departition(block: Any, x: Tensor, more: list[Any], arguments: Mapping[str,
 _MAXVIT_ATTENTION = BlockSpec(
     (
         Residual(
-            lambda block, x: block.attn_layer(x),
+            in_order("attn_layer"),
             mask="stochastic_dropout",
-            scalable_weights=lambda block: scalable_weights(block.attn_layer[1].merge),
+            scalable_weights=ends_in("attn_layer.1.merge"),
         ),
         Residual(
-            lambda block, x: block.mlp_layer(x),
+            in_order("mlp_layer"),
             mask="stochastic_dropout",
-            scalable_weights=lambda block: scalable_weights(block.mlp_layer[3]),
+            scalable_weights=ends_in("mlp_layer.3"),
         ),
     ),
     input=_partition,

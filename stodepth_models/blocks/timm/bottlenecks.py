@@ -9,9 +9,7 @@ from ..branches import in_order
 from ..ends import ends_in, unless
 from ..spec import BlockSpec, Residual
 
-
-def _shortcut(block: Any, x: Tensor) -> Tensor:
-    return x if block.downsample is None else block.downsample(x)
+_SHORTCUT = in_order("downsample")
 
 
 # res2net: groups of channels, each convolved with the output of the one before it
@@ -58,7 +56,7 @@ def _with_shortcut(block: Any) -> bool:
 
 
 _RES2NET = Residual(
-    _res2net, _shortcut, "relu", "drop_path", inplace=True, scalable_weights=unless("se", ends_in("bn3"))
+    _res2net, _SHORTCUT, "relu", "drop_path", inplace=True, scalable_weights=unless("se", ends_in("bn3"))
 )
 _REXNET = Residual(
     in_order("conv_exp", "conv_dw", "se", "act_dw", "conv_pwl"),
@@ -69,7 +67,7 @@ _REXNET = Residual(
 )
 _SELECTIVE = Residual(
     in_order("conv1", "conv2", "conv3", "se"),
-    _shortcut,
+    _SHORTCUT,
     "act",
     "drop_path",
     inplace=True,
@@ -77,7 +75,7 @@ _SELECTIVE = Residual(
 )
 _TRESNET = Residual(
     in_order("conv1", "conv2", "se"),
-    _shortcut,
+    _SHORTCUT,
     "act",
     "drop_path",
     scalable_weights=unless("se", ends_in("conv2.bn")),
@@ -85,7 +83,7 @@ _TRESNET = Residual(
 )
 _TRESNET_BOTTLENECK = Residual(
     in_order("conv1", "conv2", "se", "conv3"),
-    _shortcut,
+    _SHORTCUT,
     "act",
     "drop_path",
     scalable_weights=ends_in("conv3.bn"),

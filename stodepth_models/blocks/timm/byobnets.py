@@ -12,10 +12,6 @@ from ..spec import BlockSpec, Residual
 _Branch = Callable[[Any, Tensor], Tensor]
 
 
-def _shortcut(block: Any, x: Tensor) -> Tensor:
-    return block.shortcut(x)
-
-
 # byobnet: a block without a shortcut masks its whole output; that mask stays what it is
 def _has_shortcut(block: Any) -> bool:
     return block.shortcut is not None
@@ -28,7 +24,7 @@ def _byobnet(*names: str) -> BlockSpec:
     if "attn" in names:
         branch = in_order(*names, "attn_last")
         weights = unless("attn_last", weights)
-    residual = Residual(branch, _shortcut, "act", "drop_path", scalable_weights=weights, branch_first=True)
+    residual = Residual(branch, in_order("shortcut"), "act", "drop_path", scalable_weights=weights, branch_first=True)
     return BlockSpec((residual,), is_residual=_has_shortcut, masks_alone=True)
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..branches import in_order, normed_with_shortcut
 from ..ends import ScalableWeights, ends_in
 from ..spec import BlockSpec, Residual
 
@@ -31,19 +32,8 @@ def _maxxvit_convnext(block: Any, x: Tensor) -> Tensor:
     return block.ls(block.mlp(block.norm(x.permute(0, 2, 3, 1)))).permute(0, 3, 1, 2)
 
 
-def _shortcut(block: Any, x: Tensor) -> Tensor:
-    return block.shortcut(x)
-
-
 # resnetv2, regnet, nfnet: the shortcut, where it has layers, begins behind the first normalisation or activation, and
 # the two share it. A shortcut without layers begins in front of it, and then the branch does that layer by itself.
-def _preact_shortcut(block: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-    if block.downsample is None:
-        return x, x
-    x = block.norm1(x)
-    return x, block.downsample(x)
-
-
 def _preact_start(block: Any, x: Tensor) -> Tensor:
     if block.downsample is None:
         x = block.norm1(x)
@@ -59,32 +49,8 @@ def _preact_bottleneck(block: Any, x: Tensor) -> Tensor:
     return block.conv3(block.norm3(out))
 
 
-def _postact_bottleneck(block: Any, x: Tensor) -> Tensor:
-    out = block.norm1(block.conv1(x))
-    out = block.norm2(block.conv2(out))
-    return block.norm3(block.conv3(out))
-
-
-def _downsample(block: Any, x: Tensor) -> Tensor:
-    return x if block.downsample is None else block.downsample(x)
-
-
 def _has_downsample(block: Any) -> bool:
     return block.downsample is not None
-
-
-def _regnet(block: Any, x: Tensor) -> Tensor:
-    return block.conv3(block.se(block.conv2(block.conv1(x))))
-
-
-def _regnet_normed(block: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-    x = block.norm1(x)
-    return x, block.downsample(x)
-
-
-def _regnet_preact(block: Any, x: Tensor) -> Tensor:
-    out = block.se(block.conv2(block.norm2(block.conv1(x))))
-    return block.conv3(block.norm3(out))
 
 
 def _nfnet_shortcut(block: Any, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -124,23 +90,43 @@ def _nfnet_weights(block: Any) -> ScalableWeights:
 
 def _preact(branch: _Branch, *ends: str) -> BlockSpec:
     residual = Residual(
-        branch, mask="drop_path", scalable_weights=ends_in(*ends), prepare=_preact_shortcut, branch_first=True
+        branch, mask="drop_path", scalable_weights=ends_in(*ends), prepare=normed_with_shortcut, branch_first=True
     )
     return BlockSpec((residual,))
 
 
 _CONVNEXT = Residual(
-    _convnext, _shortcut, mask="drop_path", scalable_weights=ends_in("gamma", "mlp.fc2"), branch_first=True
+    _convnext, in_order("shortcut"), mask="drop_path", scalable_weights=ends_in("gamma", "mlp.fc2"), branch_first=True
 )
 _MAXXVIT = Residual(
-    _maxxvit_convnext, _shortcut, mask="drop_path", scalable_weights=ends_in("ls.gamma", "mlp.fc2"), branch_first=True
+    _maxxvit_convnext,
+    in_order("shortcut"),
+    mask="drop_path",
+    scalable_weights=ends_in("ls.gamma", "mlp.fc2"),
+    branch_first=True,
 )
 _POSTACT = Residual(
-    _postact_bottleneck, _downsample, "act3", "drop_path", scalable_weights=ends_in("norm3"), branch_first=True
+    in_order("conv1", "norm1", "conv2", "norm2", "conv3", "norm3"),
+    in_order("downsample"),
+    "act3",
+    "drop_path",
+    scalable_weights=ends_in("norm3"),
+    branch_first=True,
 )
-_REGNET = Residual(_regnet, _downsample, "act3", "drop_path", scalable_weights=ends_in("conv3.bn"), branch_first=True)
+_REGNET = Residual(
+    in_order("conv1", "conv2", "se", "conv3"),
+    in_order("downsample"),
+    "act3",
+    "drop_path",
+    scalable_weights=ends_in("conv3.bn"),
+    branch_first=True,
+)
 _REGNET_PREACT = Residual(
-    _regnet_preact, mask="drop_path", scalable_weights=ends_in("conv3"), prepare=_regnet_normed, branch_first=True
+    in_order("conv1", "norm2", "conv2", "se", "norm3", "conv3"),
+    mask="drop_path",
+    scalable_weights=ends_in("conv3"),
+    prepare=normed_with_shortcut,
+    branch_first=True,
 )
 _NFNET = Residual(_nfnet, mask="drop_path", scalable_weights=_nfnet_weights, prepare=_nfnet_shortcut, branch_first=True)
 CONVNETS: dict[str, BlockSpec] = {

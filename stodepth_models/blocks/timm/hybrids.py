@@ -157,7 +157,7 @@ HYBRIDS: dict[str, BlockSpec] = {
     "vitamin.MbConvLNBlock": _single(
         in_order("pre_norm", "down", "conv1_1x1", "act1", "conv2_kxk", "act2", "conv3_1x1"),
         "conv3_1x1",
-        identity=lambda block, x: block.shortcut(x),
+        identity=in_order("shortcut"),
         branch_first=True,
     ),
 }

@@ -56,11 +56,6 @@ _MAXXVIT_MBCONV = in_order(
     "pre_norm", "down", "conv1_1x1", "norm1", "conv2_kxk", "se_early", "norm2", "se", "conv3_1x1"
 )
 
-
-def _shortcut(block: Any, x: Tensor) -> Tensor:
-    return block.shortcut(x)
-
-
 INVERTED: dict[str, BlockSpec] = {
     "_efficientnet_blocks.ConvBnAct": _with_skip(in_order("conv", "bn1", "aa"), "bn1"),
     "_efficientnet_blocks.DepthwiseSeparableConv": _with_skip(_SEPARABLE, "bn2"),
@@ -74,7 +69,11 @@ INVERTED: dict[str, BlockSpec] = {
     "maxxvit.MbConvBlock": BlockSpec(
         (
             Residual(
-                _MAXXVIT_MBCONV, _shortcut, mask="drop_path", scalable_weights=ends_in("conv3_1x1"), branch_first=True
+                _MAXXVIT_MBCONV,
+                in_order("shortcut"),
+                mask="drop_path",
+                scalable_weights=ends_in("conv3_1x1"),
+                branch_first=True,
             ),
         )
     ),

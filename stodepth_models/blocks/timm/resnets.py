@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..branches import in_order
 from ..ends import ScalableWeights, scalable_weights
 from ..spec import BlockSpec, Residual
 
@@ -12,23 +13,8 @@ from ..spec import BlockSpec, Residual
 _MEAN_LAYERS = {"SEModule": "fc1", "EffectiveSEModule": "fc", "EcaModule": "conv", "CecaModule": "conv"}
 
 
-def _basic_branch(block: Any, x: Tensor) -> Tensor:
-    out = block.aa(block.act1(block.drop_block(block.bn1(block.conv1(x)))))
-    return _attend(block, block.bn2(block.conv2(out)))
-
-
-def _bottleneck_branch(block: Any, x: Tensor) -> Tensor:
-    out = block.act1(block.bn1(block.conv1(x)))
-    out = block.aa(block.act2(block.drop_block(block.bn2(block.conv2(out)))))
-    return _attend(block, block.bn3(block.conv3(out)))
-
-
-def _attend(block: Any, out: Tensor) -> Tensor:
-    return out if block.se is None else block.se(out)
-
-
-def _shortcut(block: Any, x: Tensor) -> Tensor:
-    return x if block.downsample is None else block.downsample(x)
+_BASIC = in_order("conv1", "bn1", "drop_block", "act1", "aa", "conv2", "bn2", "se")
+_BOTTLENECK = in_order("conv1", "bn1", "act1", "conv2", "bn2", "drop_block", "act2", "aa", "conv3", "bn3", "se")
 
 
 def _attended_weights(block: Any, norm: nn.Module) -> ScalableWeights:
@@ -45,7 +31,7 @@ def _attended_weights(block: Any, norm: nn.Module) -> ScalableWeights:
 def _resnet(branch: Callable[[Any, Tensor], Tensor], activation: str, norm: str) -> BlockSpec:
     residual = Residual(
         branch,
-        _shortcut,
+        in_order("downsample"),
         activation,
         mask="drop_path",
         inplace=True,
@@ -55,6 +41,6 @@ def _resnet(branch: Callable[[Any, Tensor], Tensor], activation: str, norm: str)
 
 
 RESNETS: dict[str, BlockSpec] = {
-    "resnet.BasicBlock": _resnet(_basic_branch, "act2", "bn2"),
-    "resnet.Bottleneck": _resnet(_bottleneck_branch, "act3", "bn3"),
+    "resnet.BasicBlock": _resnet(_BASIC, "act2", "bn2"),
+    "resnet.Bottleneck": _resnet(_BOTTLENECK, "act3", "bn3"),
 }

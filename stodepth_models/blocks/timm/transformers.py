@@ -41,15 +41,7 @@ def _swin_v2_mlp(block: Any, x: Tensor) -> Tensor:
     return block.norm2(block.mlp(tokens)).view_as(x)
 
 
-def _swin_v2_cr_norm(block: Any, out: Tensor) -> Tensor:
-    return block.norm3(out)
-
-
 # maxxvit
-def _downsampled(block: Any, x: Tensor) -> Tensor:
-    return block.shortcut(x)
-
-
 def _partitioned(block: Any, x: Tensor) -> Tensor:
     return block.ls1(block._partition_attn(block.norm1(x)))
 
@@ -78,7 +70,7 @@ _SWIN_V2_CR = BlockSpec(
     (
         Residual(_swin_v2_cr_attn, mask="drop_path1", scalable_weights=ends_in("norm1")),
         # A norm of the sum, in some blocks, and nothing in the others.
-        Residual(_swin_v2_mlp, activation=_swin_v2_cr_norm, mask="drop_path2", scalable_weights=ends_in("norm2")),
+        Residual(_swin_v2_mlp, activation="norm3", mask="drop_path2", scalable_weights=ends_in("norm2")),
     )
 )
 _PARALLEL_PARTITION = BlockSpec(
@@ -91,7 +83,7 @@ _MAXXVIT = BlockSpec(
     (
         Residual(
             in_order("norm1", "attn", "ls1", given="attn"),
-            _downsampled,
+            in_order("shortcut"),
             mask="drop_path1",
             scalable_weights=ends_in(*ATTENTION_ENDS),
         ),
@@ -107,13 +99,13 @@ _METAFORMER = BlockSpec(
     (
         Residual(
             in_order("norm1", "token_mixer", "layer_scale1"),
-            lambda block, x: block.res_scale1(x),
+            in_order("res_scale1"),
             mask="drop_path1",
             scalable_weights=ends_in("layer_scale1.scale", "token_mixer.proj", "token_mixer.pwconv2"),
         ),
         Residual(
             in_order("norm2", "mlp", "layer_scale2"),
-            lambda block, x: block.res_scale2(x),
+            in_order("res_scale2"),
             mask="drop_path2",
             scalable_weights=ends_in("layer_scale2.scale", "mlp.fc2"),
         ),

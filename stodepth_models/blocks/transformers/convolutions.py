@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..branches import in_order, normed_with_shortcut
 from ..ends import ScalableWeights, ends_in, scalable_weights
 from ..spec import BlockSpec, Residual
 from .ends import MASK, last_weights
@@ -36,14 +37,14 @@ def _convnext_weights(block: Any) -> ScalableWeights:
 
 
 _CONVNEXT = Residual(_convnext, mask=MASK, scalable_weights=_convnext_weights)
-_CONVNEXT_V2 = Residual(_convnext_v2, mask=MASK, scalable_weights=lambda block: scalable_weights(block.pwconv2))
-_CONVNEXT_V3 = Residual(_convnext_v3, mask=MASK, scalable_weights=lambda block: [(block.gamma, 1)])
+_CONVNEXT_V2 = Residual(_convnext_v2, mask=MASK, scalable_weights=ends_in("pwconv2"))
+_CONVNEXT_V3 = Residual(_convnext_v3, mask=MASK, scalable_weights=ends_in("gamma"))
 
 _CONVOLUTIONS = BlockSpec(
     (
         Residual(
-            branch=lambda block, x: block.layer(x),
-            identity=lambda block, x: block.shortcut(x),
+            branch=in_order("layer"),
+            identity=in_order("shortcut"),
             activation="activation",
             inplace=True,
             scalable_weights=lambda block: scalable_weights(block.layer[-1].normalization),
@@ -53,13 +54,6 @@ _CONVOLUTIONS = BlockSpec(
 
 
 # bit: as timm's ResNetV2, but that both ways begin behind the normalisation or the branch does it itself
-def _preact_start(block: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-    if block.downsample is None:
-        return x, x
-    normed = block.norm1(x)
-    return normed, block.downsample(normed)
-
-
 def _preact(block: Any, x: Tensor) -> Tensor:
     if block.downsample is None:
         x = block.norm1(x)
@@ -67,18 +61,15 @@ def _preact(block: Any, x: Tensor) -> Tensor:
     return block.conv3(block.norm3(out))
 
 
-def _postact(block: Any, x: Tensor) -> Tensor:
-    out = block.norm1(block.conv1(x))
-    out = block.norm2(block.conv2(out))
-    return block.norm3(block.conv3(out))
-
-
-def _downsampled(block: Any, x: Tensor) -> Tensor:
-    return x if block.downsample is None else block.downsample(x)
-
-
-_BIT_PREACT = Residual(_preact, mask=MASK, prepare=_preact_start, branch_first=True)
-_BIT = Residual(_postact, _downsampled, "activation", MASK, scalable_weights=ends_in("norm3"), branch_first=True)
+_BIT_PREACT = Residual(_preact, mask=MASK, prepare=normed_with_shortcut, branch_first=True)
+_BIT = Residual(
+    in_order("conv1", "norm1", "conv2", "norm2", "conv3", "norm3"),
+    in_order("downsample"),
+    "activation",
+    MASK,
+    scalable_weights=ends_in("norm3"),
+    branch_first=True,
+)
 
 CONVOLUTIONS: dict[str, BlockSpec] = {
     f"{_MODELS}bit.modeling_bit.BitPreActivationBottleneckLayer": BlockSpec((_BIT_PREACT,)),
