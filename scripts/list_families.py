@@ -1,30 +1,31 @@
 #!/usr/bin/env python3
-"""Which models of torchvision and timm apply_stochastic_depth converts, counted by family, as a Markdown table.
+"""Which models of torchvision, timm and transformers apply_stochastic_depth converts, as Markdown tables.
 
     python scripts/list_families.py
+    python scripts/list_families.py timm --examples  # a model name for each module, outcome and block class
 
-A family is the module that a model's builder stands in. Each model is built, without memory for its weights where its
-builder allows, with masks (drop path) where it takes a rate, and then converted. A model of which masks would stay is
-refused. Takes about ten minutes for all of timm.
+A family is the module that a model's builder stands in. Each model is built without memory for its weights, with masks
+(drop path) where it takes a rate, and then converted. A model of which masks would stay is refused. Masks that stay in
+silence are reported, and the exit code is 1. Takes about ten minutes for all of timm.
 """
 
 import argparse
 import json
 import logging
+import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import timm
 import torchvision
-from accelerate import init_empty_weights
-from torch import nn
+import transformers
+from walk import WALKS, Outcome
 
-import stodepth_models as sdm
-
-RATE = 0.1
 FAMILIES_A_LINE = 3
+VERSIONS = {library.__name__: library.__version__ for library in (timm, torchvision, transformers)}
 
 
 @dataclass
@@ -33,70 +34,31 @@ class Family:
 
     Attributes:
         converted: names of those that are converted.
-        refused: names of the others, each with the message of the error.
+        refused: names of the others, each with what is said of it.
     """
 
     converted: list[str] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
 
-
-def models_of_torchvision() -> Iterator[tuple[str, str, Callable[[], nn.Module]]]:
-    """Yield family, name and builder of every model of torchvision."""
-    for name in torchvision.models.list_models():
-        builder = torchvision.models.get_model_builder(name)
-        if builder.__module__.startswith("torchvision."):
-            family = builder.__module__.removeprefix("torchvision.models.")
-            options = {} if family.startswith(("optical_flow", "quantization")) else {"weights": None}
-            if family.startswith(("detection", "segmentation")):
-                options["weights_backbone"] = None
-            yield family, name, lambda builder=builder, options=options: builder(**options)
-
-
-def models_of_timm() -> Iterator[tuple[str, str, Callable[[], nn.Module]]]:
-    """Yield family, name and builder of every model of timm."""
-    for name in timm.list_models():
-        family = timm.model_entrypoint(name).__module__.removeprefix("timm.models.")
-        yield family, name, lambda name=name: build_of_timm(name)
-
-
-def build_of_timm(name: str) -> nn.Module:
-    """Return a model of timm with masks, or without them where its builder does not take a rate."""
-    try:
-        return timm.create_model(name, drop_path_rate=RATE)
-    except TypeError:
-        return timm.create_model(name)
-
-
-LIBRARIES = {"torchvision": models_of_torchvision, "timm": models_of_timm}
-
-
-def convert(build: Callable[[], nn.Module]) -> str | None:
-    """Build a model and convert it; return the message of the error, or None."""
-    try:
-        try:
-            with init_empty_weights():
-                model = build()
-        except RuntimeError:  # some builders compute
-            model = build()
-        sdm.apply_stochastic_depth(model, drop_rate=RATE)
-    except Exception as error:  # also of a builder: each model counts
-        return f"{type(error).__name__}: {error}"
-    return None
-
-
-def walk(library: str, pattern: str) -> dict[str, Family]:
-    """Return the families of a library whose models have ``pattern`` in their name."""
-    families: dict[str, Family] = {}
-    for family, name, build in LIBRARIES[library]():
-        if pattern not in name:
-            continue
-        found = families.setdefault(family, Family())
-        wrong = convert(build)
-        if wrong is None:
-            found.converted.append(name)
+    def add(self, name: str, outcome: Outcome) -> None:
+        """Count a model."""
+        if outcome.kind in ("converted", "without masks"):
+            self.converted.append(name)
         else:
-            found.refused[name] = wrong
-    return families
+            self.refused[name] = outcome.message or "; ".join(outcome.faults)
+
+
+def walk(library: str, pattern: str) -> dict[str, tuple[str, Outcome]]:
+    """Return the family of each model of a library with ``pattern`` in its name, and what becomes of the model."""
+    list_names, walk_one = WALKS[library]
+    found = {}
+    for name in list_names():
+        if pattern in name:
+            try:
+                found[name] = walk_one(name)
+            except Exception as error:  # such as a library that is not installed
+                found[name] = (name, Outcome("not built", faults=[str(error).strip().splitlines()[0]]))
+    return found
 
 
 def to_table(families: dict[str, Family]) -> str:
@@ -124,27 +86,43 @@ def to_table(families: dict[str, Family]) -> str:
     return "\n".join(lines)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Print the tables."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the tables, or the examples; the exit code is 1 where masks stay in silence."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("libraries", nargs="*", default=list(LIBRARIES), metavar="library", help=", ".join(LIBRARIES))
+    parser.add_argument("libraries", nargs="*", default=list(WALKS), metavar="library", help=", ".join(WALKS))
     parser.add_argument("--name", default="", help="only models with this in their name")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every name, and why it was refused, to FILE")
+    parser.add_argument("--examples", action="store_true", help="print a model name for each combination instead")
     args = parser.parse_args(argv)
     report = {}
+    wrong = 0
     for library in args.libraries:
-        if library not in LIBRARIES:
-            parser.error(f"no library {library!r}: {', '.join(LIBRARIES)}")
+        if library not in WALKS:
+            parser.error(f"no library {library!r}: {', '.join(WALKS)}")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # builders warn of initialisations that do nothing without memory
-            families = walk(library, args.name)
-        print(f"\n{library} {torchvision.__version__ if library == 'torchvision' else timm.__version__}\n")
-        print(to_table(families))
+            found = walk(library, args.name)
+        families: dict[str, Family] = {}
+        examples: dict[str, str] = {}
+        for name, (family, outcome) in found.items():
+            families.setdefault(family, Family()).add(name, outcome)
+            examples.setdefault(f"{family}: {outcome.kind} {' '.join(outcome.classes)}", name)
+            for fault in outcome.faults:
+                print(f"{name}: {outcome.kind}: {fault}", file=sys.stderr)
+            wrong += outcome.kind == "wrong"
+        if args.examples:
+            for combination in sorted(examples):
+                print(f"{examples[combination]}  # {combination}")
+        else:
+            kinds = Counter(outcome.kind for _, outcome in found.values())
+            print(f"\n{library} {VERSIONS[library]}\n\n{to_table(families)}\n")
+            print(", ".join(f"{kind}: {count}" for kind, count in kinds.most_common()))
         report[library] = {name: vars(family) for name, family in families.items()}
     if args.json:
         args.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    return int(wrong > 0)
 
 
 if __name__ == "__main__":
     logging.getLogger("stodepth_models").setLevel(logging.ERROR)  # a line for each model would hide the tables
-    main()
+    sys.exit(main())

@@ -50,7 +50,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--foreign", type=Path, required=True, help="folder or archive of images of other classes")
     parser.add_argument("--models", nargs="+", default=_NETWORKS, help="networks whose weights ship")
     parser.add_argument("--samples", nargs="+", type=int, default=(5, 20), help="forward passes of mc_predict")
-    parser.add_argument("--images", type=int, help="first test images of each data set alone (default: all)")
+    parser.add_argument("--images", type=int, help="evenly spaced test images of each data set (default: all)")
     parser.add_argument("-o", "--output", type=Path, help="JSON file of the figures")
     return parser.parse_args()
 
@@ -59,7 +59,7 @@ def single_pass(model: nn.Module, x: Tensor) -> MCPrediction:
     """Return the prediction of one evaluation pass, in the form of ``mc_predict``: nothing disagrees in it."""
     with torch.inference_mode():
         probs = model(x).softmax(1)
-    entropy = -torch.special.xlogy(probs, probs).sum(1)
+    entropy = torch.special.entr(probs).sum(1)
     return MCPrediction(probs, entropy, torch.zeros_like(entropy))
 
 

@@ -70,6 +70,11 @@ def check_whole(name: str, value: Any, least: int) -> int:
     return value
 
 
+def nearest(name: str, known: Iterable[str], count: int = 1) -> list[str]:
+    """Return the known names that are nearest to a given one, at most ``count``, none where all are far."""
+    return difflib.get_close_matches(name, list(known), n=count)
+
+
 def did_you_mean(name: str, known: Iterable[str], count: int = 1, suffix: str = "") -> str:
     """Return a question that names the nearest of the known names, for the end of a message; empty without one.
 
@@ -79,7 +84,7 @@ def did_you_mean(name: str, known: Iterable[str], count: int = 1, suffix: str = 
         count: at most so many are named.
         suffix: is added to each of them.
     """
-    near = difflib.get_close_matches(name, list(known), n=count)
+    near = nearest(name, known, count)
     if not near:
         return ""
     names = " or ".join(match + suffix for match in near)

@@ -105,4 +105,4 @@ def _softmax(logits: Any) -> Tensor:
 
 def _entropy(probs: Tensor) -> Tensor:
     # xlogy is 0 where a probability is 0; probs * probs.log() would be nan there.
-    return -torch.special.xlogy(probs, probs).sum(1)
+    return torch.special.entr(probs).sum(1)

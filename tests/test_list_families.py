@@ -31,8 +31,8 @@ def test_models_are_counted_by_family_and_refused_with_a_reason(tmp_path, capsys
     ],
 )
 def test_a_model_of_timm_is_converted_or_refused(name, refused):
-    message = list_families.convert(lambda: list_families.build_of_timm(name))
-    assert message is None if refused is None else refused in message
+    outcome = list_families.walk("timm", name)[name][1]
+    assert outcome.kind == "converted" if refused is None else refused in outcome.message
 
 
 def test_a_family_with_refused_models_has_both_counts():

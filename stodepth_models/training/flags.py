@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from ..checks import did_you_mean
+from ..checks import nearest
 from .errors import SettingsError
 
 # Names that other projects have for a setting.
@@ -48,10 +48,10 @@ def _hint(wanted: str, known: Sequence[str]) -> str:
         names.setdefault(_last_part(name), f"--{name}")
     if _ELSEWHERE.get(wanted) in names:
         return f"did you mean {names[_ELSEWHERE[wanted]]}?"
-    near = did_you_mean(wanted, names)
+    near = nearest(wanted, names)
     if not near:
         return ""
-    return f"did you mean {names[near.removeprefix('did you mean ').removesuffix('?')]}?"
+    return f"did you mean {names[near[0]]}?"
 
 
 def _alike(name: str) -> str:

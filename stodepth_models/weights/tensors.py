@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from .errors import CheckpointError
-
-FREE_VALUES = 1024  # of a tensor whose values share their memory, as in `torch.ones(1).expand(1000)`
+from .opcodes import FREE_VALUES
 
 
 def check_dense(key: str, tensor: Tensor, name: str, dtype: torch.dtype) -> None:

@@ -1,14 +1,22 @@
 """One model of each module of timm, and of each class of its blocks: converted as a whole, or refused by name.
 
-``tests/walk.py`` does the same for every model; the command is in ``docs/surgery.md``.
+``scripts/list_families.py`` does the same for every model.
 """
+
+import importlib
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from timm.layers import DropPath
 from torch import nn
 from torchvision.models import swin_transformer
-from walk import convert, walk_timm, walk_torchvision, walk_transformers
+
+sys.path.append(str(Path(__file__).resolve().parents[2] / "scripts"))
+walk = importlib.import_module("walk")
+convert, walk_timm = walk.convert, walk.walk_timm
+walk_torchvision, walk_transformers = walk.walk_torchvision, walk.walk_transformers
 
 
 def names_in(text: str) -> list[str]:

@@ -52,8 +52,8 @@ def _refused_by_timm(reason: str, config: TrainConfig) -> str:
     parts = [reason.rstrip(".,")]
     if given:
         parts[0] += f", given {', '.join(given)}"
-    optimizers = map(str, list_optimizers())
-    for name, known in ((config.optim.opt, tuple(optimizers)), (config.optim.sched, _SCHEDULES)):
+    optimizers = tuple(map(str, list_optimizers()))
+    for name, known in ((config.optim.opt, optimizers), (config.optim.sched, _SCHEDULES)):
         if name is not None and name not in known:
             parts.append(did_you_mean(name, known))
     return "; ".join(filter(None, parts))

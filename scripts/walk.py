@@ -1,18 +1,10 @@
-"""Convert every model of timm, torchvision or transformers, on the meta device, and count what becomes of them.
-
-    python tests/walk.py timm            # a table of families: converted, refused, without a residual block
-    python tests/walk.py timm --names    # one model name for each combination of module and block classes
+"""What becomes of each model of timm, torchvision or transformers that is converted, on the meta device.
 
 A model is converted when no mask that its forward pass calls is left, but for those that the log names. It is refused
-when the error names a class that holds a mask. Anything else is an error, and the walk ends with exit status 1.
+when the error names a class that holds a mask. Anything else is wrong.
 """
 
-import argparse
 import logging
-import sys
-import time
-import warnings
-from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -32,11 +24,12 @@ RATE = 0.1
 
 @dataclass
 class Outcome:
-    """What became of a model: ``kind`` is converted, refused, without masks, without blocks, or wrong."""
+    """What became of a model: ``kind`` is converted, without masks, refused, without blocks, not built, or wrong."""
 
     kind: str
     classes: tuple[str, ...] = ()  # of the blocks with gates, or those that the error has named
     faults: list[str] = field(default_factory=list)
+    message: str = ""  # of the error
 
 
 def convert(model: nn.Module, call: Callable[[nn.Module], object] | None) -> Outcome:
@@ -82,14 +75,14 @@ def called(model: nn.Module, masks: dict[str, nn.Module], call: Callable[[nn.Mod
 def refused(model: nn.Module, message: str, holders: set[str]) -> Outcome:
     """Whether an error names a class that holds a mask, and leaves the model as it was."""
     if any(isinstance(module, GatedBlock) for module in model.modules()):
-        return Outcome("wrong", faults=["the model is half converted behind an error"])
+        return Outcome("wrong", faults=["the model is half converted behind an error"], message=message)
     if not holders:  # nor a mask that its forward pass calls
-        return Outcome("without blocks")
+        return Outcome("without blocks", message=message)
     containers = {"Sequential", "ModuleList", "ModuleDict"}
     named = {holder for holder in holders if holder in message or holder in containers}
     if not named:
-        return Outcome("wrong", faults=[f"the error names none of {sorted(holders)}: {message}"])
-    return Outcome("refused", tuple(sorted(named)))
+        return Outcome("wrong", faults=[f"the error names none of {sorted(holders)}"], message=message)
+    return Outcome("refused", tuple(sorted(named)), message=message)
 
 
 class Log(logging.Handler):
@@ -188,53 +181,15 @@ def transformers_families() -> Iterator[str]:
             yield name
 
 
+def names_of_torchvision() -> list[str]:
+    """Names of torchvision's own models."""
+    names = torchvision.models.list_models()
+    return [name for name in names if torchvision.models.get_model_builder(name).__module__.startswith("torchvision.")]
+
+
+# For each library the names of its models, and the walk of one.
 WALKS: dict[str, tuple[Callable[[], list[str]], Callable[[str], tuple[str, Outcome]]]] = {
+    "torchvision": (names_of_torchvision, walk_torchvision),
     "timm": (timm.list_models, walk_timm),
-    "torchvision": (
-        lambda: [name for name in torchvision.models.list_models() if "stodepth" not in name and "cifar" not in name],
-        walk_torchvision,
-    ),
     "transformers": (lambda: list(transformers_families()), walk_transformers),
 }
-
-
-def main(library: str, names_only: bool, pattern: str) -> int:
-    list_names, walk = WALKS[library]
-    counts: dict[str, Counter[str]] = defaultdict(Counter)
-    examples: dict[tuple[str, ...], str] = {}
-    start = time.time()
-    for name in list_names():
-        if pattern not in name:
-            continue
-        try:
-            family, outcome = walk(name)
-        except Exception as error:  # such as a library that is not installed
-            family, outcome = name, Outcome("not built", faults=[str(error).strip().splitlines()[0]])
-        counts[family][outcome.kind] += 1
-        examples.setdefault((family, outcome.kind, *outcome.classes), name)
-        for fault in outcome.faults:
-            print(f"{name}: {fault}", file=sys.stderr)
-    if names_only:
-        for (family, kind, *classes), name in sorted(examples.items()):
-            print(f"{name}  # {family}: {kind} {' '.join(classes)}")
-        return 0
-    kinds = ["converted", "without masks", "refused", "without blocks", "not built", "wrong"]
-    total: Counter[str] = Counter()
-    print("| family | " + " | ".join(kinds) + " |")
-    print("|---" * (len(kinds) + 1) + "|")
-    for family in sorted(counts):
-        total.update(counts[family])
-        print(f"| {family} | " + " | ".join(str(counts[family][kind] or "") for kind in kinds) + " |")
-    print("| all | " + " | ".join(str(total[kind]) for kind in kinds) + " |")
-    print(f"{time.time() - start:.0f} s", file=sys.stderr)
-    return 1 if total["wrong"] else 0
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("library", choices=WALKS)
-    parser.add_argument("--names", action="store_true", help="print one name for each combination")
-    parser.add_argument("--pattern", default="", help="only models whose name has this in it")
-    arguments = parser.parse_args()
-    warnings.simplefilter("ignore")
-    sys.exit(main(arguments.library, arguments.names, arguments.pattern))
