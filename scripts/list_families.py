@@ -11,7 +11,6 @@ silence are reported, and the exit code is 1. Takes about ten minutes for all of
 
 import argparse
 import json
-import logging
 import sys
 import warnings
 from collections import Counter
@@ -124,5 +123,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    logging.getLogger("stodepth_models").setLevel(logging.ERROR)  # a line for each model would hide the tables
     sys.exit(main())

@@ -65,6 +65,21 @@ def test_convert_finds_the_network_in_a_file_that_holds_more(call, tmp_path):
     assert torch.equal(sdm.CifarResNet.from_pretrained(tmp_path / "ours")(X), source(X))
 
 
+@pytest.mark.parametrize("flag", ["--model.weights_prefix", "--weights-prefix"])
+def test_prefix_chooses_a_network_of_several_in_convert_and_predict(flag, call, photos, tmp_path):
+    state = tiny(prob_0_L=(1.0, 1.0), shortcut="B", num_classes=4).state_dict()
+    networks = {f"encoder_q.{name}": value for name, value in state.items()}
+    networks |= {f"encoder_k.{name}": value + 1 for name, value in state.items()}
+    torch.save(networks, tmp_path / "moco.pth")
+    status, _, err = call("convert_weights.py", tmp_path / "moco.pth", tmp_path / "one.pth")
+    assert status == 1
+    assert "--model.weights_prefix encoder_q." in err
+    assert call("convert_weights.py", tmp_path / "moco.pth", tmp_path / "one.pth", flag, "encoder_k.")[0] == 0
+    assert torch.equal(torch.load(tmp_path / "one.pth")["conv1.weight"], state["conv1.weight"] + 1)
+    chosen = call("predict.py", "--weights", tmp_path / "moco.pth", flag, "encoder_k.", photos)
+    assert chosen[:2] == call("predict.py", "--weights", tmp_path / "one.pth", photos)[:2]
+
+
 @pytest.mark.parametrize("out", ["folder.d", "one.safetensors"])
 def test_convert_keeps_how_images_were_prepared(call, tmp_path, out):
     training = {"image_size": 24, "mean": [0.1, 0.2, 0.3], "std": [0.5, 0.6, 0.7]}

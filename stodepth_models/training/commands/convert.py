@@ -24,6 +24,7 @@ from ...weights.config import config_of
 from ...weights.guess import guess_builder
 from ...weights.hub import CONFIG, WEIGHTS
 from ...weights.load import load_checkpoint
+from ...weights.prefix import under_prefix
 from ...weights.rebuild import rebuild
 from ...weights.sources import read_checkpoint, resolve_source
 from ...zoo import full_name
@@ -46,6 +47,10 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--weights", metavar="IN", help="The same as IN in the first place.")
     parser.add_argument("--model", metavar="NAME", help="Builder, where the weights do not say it.")
+    parser.add_argument(
+        "--model.weights_prefix", dest="prefix", metavar="PREFIX",
+        help="Beginning of the names of the network in weights of several, such as encoder_q..",
+    )  # fmt: skip
     options = parser.parse_words(words)
     paths = list(options.paths)
     if options.weights is not None:
@@ -108,6 +113,8 @@ def main(words: Sequence[str]) -> None:
     enum = None if builder is None else get_model_weights(builder)
     source = resolve_source(arguments.source, enum, builder or "a model that is not named")
     checkpoint = read_checkpoint(source)
+    if arguments.prefix is not None:
+        checkpoint = under_prefix(checkpoint, arguments.prefix)
     model = build(checkpoint, builder)
     training = {key: value for key, value in (checkpoint.config or {}).items() if key == "training"}
     write(model, training, arguments.target)

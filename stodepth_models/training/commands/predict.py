@@ -21,6 +21,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.models import WeightsEnum, get_model, get_model_weights
 
+from ...weights.prefix import under_prefix
 from ...weights.preprocessing import saved_preprocessing
 from ...weights.published import CifarResNet20_Weights, ImageClassification
 from ...weights.rebuild import saved_arguments
@@ -43,6 +44,10 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
         "--weights", metavar="W", required=True, help="Name, path, folder of a run, URL or hf:// address of weights."
     )
     parser.add_argument("--model", metavar="NAME", help="Builder, where the weights do not say it.")
+    parser.add_argument(
+        "--model.weights_prefix", dest="prefix", metavar="PREFIX",
+        help="Beginning of the names of the network in weights of several, such as encoder_q..",
+    )  # fmt: skip
     parser.add_argument("--batch-size", type=int, default=64, help="Images a forward pass. Default: %(default)s.")
     parser.add_argument("--top", type=int, default=5, help="Classes an image. Default: %(default)s.")
     parser.add_argument("--json", action="store_true", help="Print one JSON object a line instead of a table.")
@@ -64,7 +69,7 @@ def find_images(paths: list[Path]) -> list[Path]:
     return found
 
 
-def read(weights: str, model: str | None) -> tuple[str, Source, dict[str, Any]]:
+def read(weights: str, model: str | None, prefix: str | None = None) -> tuple[str, Source, dict[str, Any]]:
     """Return the builder, published weights or the content of a file, and the options that the weights need."""
     options: dict[str, Any] = {}
     if model is None:
@@ -77,6 +82,8 @@ def read(weights: str, model: str | None) -> tuple[str, Source, dict[str, Any]]:
     source = resolve_source(weights, enum, name)
     if not isinstance(source, WeightsEnum):
         source = read_checkpoint(source)
+        if prefix is not None:
+            source = under_prefix(source, prefix)
     return name, source, options
 
 
@@ -136,7 +143,7 @@ def main(words: Sequence[str]) -> None:
         raise SettingsError("--batch-size and --top must be at least 1")
     paths = find_images(arguments.images)
     warn_of_unused_bits(paths)
-    name, source, options = read(arguments.weights, arguments.model)
+    name, source, options = read(arguments.weights, arguments.model, arguments.prefix)
     model = build(name, source, options)
     transforms = preprocessing(name, source)
     for batch in batches(paths, arguments.batch_size):

@@ -3,7 +3,6 @@
 import hashlib
 import io
 import re
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
+from ...weights.archive import records_of
+from ...weights.errors import CheckpointError
 from ...weights.files import sync_folder, write_atomically
 from ..errors import first_line
 
@@ -141,19 +142,20 @@ def _read(path: Path) -> Any:
         Exception: whatever ``torch.load`` raises.
     """
     content = path.read_bytes()
-    if content[-_SEAL_SIZE:] != _seal(content[:-_SEAL_SIZE]) and not _is_intact_without_seal(content):
+    if content[-_SEAL_SIZE:] != _seal(content[:-_SEAL_SIZE]) and not _is_intact_without_seal(path, content):
         raise ValueError("its SHA-256 is another one")
     return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 
 
-def _is_intact_without_seal(content: bytes) -> bool:
+def _is_intact_without_seal(path: Path, content: bytes) -> bool:
     """Whether these bytes are a checkpoint of version 0.1.0, which has no seal, and hold their CRC-32."""
     if content[-22:-18] != _END_OF_ARCHIVE or content[-2:] != b"\0\0":  # the length of its comment
         return False
     try:
-        return zipfile.ZipFile(io.BytesIO(content)).testzip() is None
-    except zipfile.BadZipFile:
+        records_of(path, str(path))
+    except CheckpointError:
         return False
+    return True
 
 
 def _step(path: Path) -> int:
