@@ -48,8 +48,17 @@ def expected_flops(model: nn.Module, input_size: Sequence[int]) -> ExpectedFlops
     is_shape = isinstance(input_size, Sequence) and all(isinstance(size, int) for size in input_size)
     if not is_shape:
         raise TypeError(f"input_size must be the shape of a batch, such as (1, 3, 224, 224), got {input_size!r}")
-    images = torch.empty(tuple(input_size), device="meta")
-    return count_flops(model, images).expected(survival_probs(model))
+    return count_flops(model, images_for(model, input_size)).expected(survival_probs(model))
+
+
+def images_for(model: nn.Module, input_size: Sequence[int]) -> Tensor:
+    """Return images of shape ``input_size``, ``(N, C, H, W)``, without values, in the dtype of the first weights."""
+    dtype = torch.get_default_dtype()
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            dtype = parameter.dtype
+            break
+    return torch.empty(tuple(input_size), dtype=dtype, device="meta")
 
 
 class FlopCount(NamedTuple):

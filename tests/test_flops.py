@@ -55,6 +55,12 @@ class _Projected(nn.Module):
         return self.conv(x) + self.shortcut(x)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_flops_do_not_depend_on_the_dtype_of_the_weights(dtype):
+    model = StochasticDepthBlock(_Projected(), 0.5)
+    assert expected_flops(model.to(dtype), (2, 3, 8, 8)) == expected_flops(model.float(), (2, 3, 8, 8))
+
+
 def test_expected_flops_calls_no_hook_of_the_user():
     model, seen = cifar_resnet20_stodepth_lineardecay(), []
     before = expected_flops(model, (1, 3, 32, 32))

@@ -22,7 +22,9 @@ def scalable_weights(layer: Any) -> ScalableWeights:
     if not isinstance(weight, Tensor):
         raise ValueError(f"it ends in {type(layer).__name__} without a weight")
     if any(parameter is not weight and parameter is not bias for parameter in layer.parameters()):
-        raise ValueError(f"it ends in {type(layer).__name__} with parameters beside weight and bias")
+        raise ValueError(
+            f"it ends in {type(layer).__name__} with parameters beside weight and bias: merge those of an adapter"
+        )
     scalable = [(weight, 1)]
     if isinstance(bias, Tensor):
         scalable.append((bias, 1))

@@ -8,7 +8,7 @@ from torch import nn
 
 from ..blocks.surgery import apply_stochastic_depth, check_method
 from ..checks import check_probability
-from ..flops import FlopCount, count_flops
+from ..flops import FlopCount, count_flops, images_for
 from ..schedules import SurvivalSchedule
 from ..survival import survival_probs
 
@@ -114,6 +114,11 @@ class CallbackBase:
         except Exception as error:
             first_line = str(error).split("\n")[0]
             self._leave_out_flops(f"{type(error).__name__}: {first_line}")
+
+    def _count_flops_of_images(self, input_size: Sequence[int]) -> None:
+        """Count the FLOPs of a forward pass on images of this size; once."""
+        if self._model is not None:
+            self._count_flops(images_for(self._model, input_size))
 
     def _leave_out_flops(self, reason: str) -> None:
         """Count no FLOPs in this training, and warn of it."""

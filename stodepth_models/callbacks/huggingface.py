@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import torch
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
@@ -89,6 +88,6 @@ class StochasticDepthCallback(CallbackBase, TrainerCallback, ExportableState):
             if self.input_size is None:
                 self._count_flops(*args, **kwargs)
             else:
-                self._count_flops(torch.empty(tuple(self.input_size), device="meta"))
+                self._count_flops_of_images(self.input_size)
 
         handle = model.register_forward_pre_hook(count, with_kwargs=True)

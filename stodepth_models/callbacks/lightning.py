@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
@@ -105,7 +104,7 @@ class StochasticDepth(CallbackBase, Callback):
             reason = "the first value of a batch is no tensor: give StochasticDepth(input_size=(N, C, H, W))"
             self._leave_out_flops(reason)
         else:
-            self._count_flops(torch.empty(tuple(size), device="meta"))
+            self._count_flops_of_images(size)
 
     def _steps_of(self, trainer: Trainer) -> int:
         """The optimizer steps of the training; 1 where no schedule needs them."""

@@ -228,34 +228,6 @@ def test_a_saved_model_loads_with_and_without_stochastic_depth(name, tmp_path):
     assert sdm.survival_probs(loaded) == sdm.survival_probs(model)
 
 
-class Adapter(nn.Module):
-    """A low-rank update beside a frozen linear layer, as adapters for fine-tuning are."""
-
-    def __init__(self, linear):
-        super().__init__()
-        self.base = linear.requires_grad_(False)
-        self.update = nn.Linear(linear.in_features, linear.out_features, bias=False, dtype=linear.weight.dtype)
-
-    def forward(self, x):
-        return self.base(x) + self.update(x)
-
-
-@pytest.mark.parametrize("order", ["before", "after"])
-def test_adapters_are_trained_within_gated_layers(order):
-    model, x = build("dinov2")
-    model.requires_grad_(False)
-    if order == "before":
-        sdm.apply_stochastic_depth(model, drop_rate=None, stochastic_method="sample")
-    for layer in (m for m in model.modules() if isinstance(m, hf.models.dinov2.modeling_dinov2.Dinov2Layer)):
-        layer.attention.q_proj = Adapter(layer.attention.q_proj)
-    if order == "after":
-        sdm.apply_stochastic_depth(model, drop_rate=None, stochastic_method="sample")
-    torch.manual_seed(0)
-    square_of(model.train()(x)).backward()
-    trained = {name for name, p in model.named_parameters() if p.grad is not None}
-    assert trained == {name for name, _ in model.named_parameters() if "update" in name}
-
-
 @pytest.mark.parametrize("name", ["dinov2", "convnext", "swin", "swinv2", "beit", "segformer", "vit"])
 def test_evaluation_compiles_as_one_graph(name):
     model, x = build(name)
