@@ -12,11 +12,16 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from ..checks import did_you_mean
 from .builders import builder_of
+from .conflicts import without_effect
+from .errors import SettingsError
 from .exits import EXIT_BAD_SETTINGS, leave
 from .settings import as_settings, in_words, setting_types
 from .settings_help import PlainHelp
 
 Config = TypeVar("Config")
+
+# A file of all settings, or of those of a section.
+_FILE = re.compile(r"--(config=|(model|data|optim)=[^{])")
 
 
 def parse(
@@ -35,31 +40,53 @@ def parse(
         formatter_class=PlainHelp, exit_on_error=False, allow_abbrev=False,
     )  # fmt: skip
     parser.add_argument(
-        "--config", action="config", help="YAML file of settings, or name of a recipe; what follows it on the line wins"
+        "--config", action="config", help="YAML file of settings, or name of a recipe; settings on the line win"
     )
     parser.add_class_arguments(config)
     types = setting_types(config)
     try:
         words = as_settings(sys.argv[1:] if arguments is None else arguments, types)
+        _check_repeats(words)
         _check_files(words, config)
-        settings = parser.parse_args(words)
-        if settings["model.weights"] is not None:
-            _name_builder(settings, parser.parse_args(words, defaults=False))
-        values = parser.instantiate(settings)
+        values = parser.instantiate(_settle(parser, words))
         return config(**{key: value for key, value in vars(values).items() if key != "config"})
     except (ArgumentError, OSError, TypeError, ValueError) as error:
         leave(_in_plain_words(str(error), types), EXIT_BAD_SETTINGS)
 
 
-def _name_builder(settings: Namespace, given: Namespace) -> None:
+def _settle(parser: ArgumentParser, words: Sequence[str]) -> Namespace:
+    """Return all settings: those of the command line, else of the last file that gives one, else the defaults."""
+    files = [word for word in words if _FILE.match(word)]
+    typed = [word for word in words if not _FILE.match(word)]
+    settings = parser.parse_args([*files, *typed])
+    levels = []
+    for part in (*([file] for file in files), typed):
+        given = parser.parse_args(part, defaults=False)
+        levels.append(dict(given.items()))
+    if settings["model.weights"] is not None and not any("model.name" in level for level in levels):
+        _name_builder(settings)
+    defaults = parser.get_defaults()
+    for name in without_effect(levels, dict(settings.items()), dict(defaults.items())):
+        settings[name] = defaults[name]
+    return settings
+
+
+def _name_builder(settings: Namespace) -> None:
     """Let weights say which builder they belong to, where neither a flag nor a file names one."""
-    if given.get("model.name") is not None:
-        return
     try:
         settings["model.name"], options = builder_of(settings["model.weights"], default=settings["model.name"])
     except FileNotFoundError:  # a sweep may be planned before its weights are there; a run looks again
         return
     settings["model.options"] = {**options, **settings["model.options"]}
+
+
+def _check_repeats(words: Sequence[str]) -> None:
+    """Raise where the command line gives a setting two values, by its short and its whole name, say."""
+    values: dict[str, str] = {}
+    for word in words:
+        name, _, value = word.removeprefix("--").partition("=")
+        if name != "config" and values.setdefault(name, value) != value:
+            raise SettingsError(f"{name} is given twice, as {values[name]} and as {value}: leave one of them out")
 
 
 def _check_files(words: Sequence[str], config: type) -> None:
@@ -73,7 +100,9 @@ def _check_files(words: Sequence[str], config: type) -> None:
 def _check_file(path: Path, sections: Sequence[str]) -> None:
     expected = "must hold settings, one 'name: value' a line"
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        content = yaml.safe_load(text)
+        _check_keys(path, yaml.compose(text))
     except (yaml.YAMLError, UnicodeError) as error:
         raise ValueError(f"{path} is no YAML: {error}") from None
     if not isinstance(content, dict):
@@ -81,6 +110,21 @@ def _check_file(path: Path, sections: Sequence[str]) -> None:
     for name in sections:
         if name in content and not isinstance(content[name], dict):
             raise ValueError(f"{path}: {name} {expected}, got {content[name]!r}")
+
+
+def _check_keys(path: Path, node: Any) -> None:
+    """Raise where a key of YAML stands twice in one section: the reader would keep the last one in silence."""
+    if not isinstance(node, yaml.MappingNode):
+        return
+    lines: dict[str, int] = {}
+    for key, value in node.value:
+        line = key.start_mark.line + 1
+        if key.value in lines:
+            raise ValueError(
+                f"{path} gives {key.value} twice, in lines {lines[key.value]} and {line}: leave one of them out"
+            )
+        lines[key.value] = line
+        _check_keys(path, value)
 
 
 def _in_plain_words(message: str, types: dict[str, Any]) -> str:

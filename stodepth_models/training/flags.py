@@ -62,6 +62,16 @@ def _last_part(name: str) -> str:
     return _alike(name).rpartition(".")[2]
 
 
+class _StoreOnce(argparse.Action):
+    """Keeps the value of a flag, and refuses a second one that differs."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
+        before = vars(self).setdefault("value", values)
+        if before != values:
+            raise argparse.ArgumentError(self, f"is given twice, as {before} and as {values}: leave one of them out")
+        setattr(namespace, self.dest, values)
+
+
 class Parser(argparse.ArgumentParser):
     """A parser of the standard library that takes flags as :func:`find_flag` does, and complains in one line.
 
@@ -87,7 +97,10 @@ class Parser(argparse.ArgumentParser):
 
     def add_argument(self, *names: Any, **options: Any) -> argparse.Action:
         """Add an argument as the standard library does, and keep the names of its flags."""
-        self.flags += [name.removeprefix("--") for name in names if name.startswith("--")]
+        flags = [name.removeprefix("--") for name in names if name.startswith("--")]
+        self.flags += flags
+        if flags:
+            options.setdefault("action", _StoreOnce)
         return super().add_argument(*names, **options)
 
     def error(self, message: str) -> NoReturn:

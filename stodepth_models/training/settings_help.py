@@ -30,10 +30,11 @@ class PlainHelp(DefaultHelpFormatter, RawDescriptionHelpFormatter):
         text = f"{text[:1].upper()}{text[1:]}."
         if action.dest in ("help", "config", "print_config") or action.default in (None, {}):
             return text
-        return f"{text} Default: {_as_typed(action.default)}."
+        return f"{text} Default: {as_typed(action.default)}."
 
 
-def _as_typed(value: object) -> str:
+def as_typed(value: object) -> str:
+    """Return a value of a setting as one would type it."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, (tuple, list)):

@@ -86,7 +86,7 @@ def test_short_forms_are_the_long_ones(short, long):
         ("--model.prob_0_L [1,2]", "model.prob_0_L must be in [0, 1], got 2.0"),
         ("--model.name cifar_resnet21", "did you mean cifar_resnet"),
         ("--model.name cifar_resnet20 --model.sync_batchnorm true", "add model.sync_gates=true"),
-        ("--model.ramp_epochs 2 --model.stoch_depth_probability 1.0", "two schedules"),
+        ("--model.ramp_epochs 2 --model.stoch_depth_probability 1.0", "exclude one another"),
         ("--epochs 5 --model.ramp_epochs 6", "model.ramp_epochs must be at most epochs=5, got 6"),
         ("--optim.nesterov true --optim.dampening 0.5", "optim.dampening=0"),
         ("--data.mean [0.5,0.5,0.5]", "data.mean and data.std go together"),

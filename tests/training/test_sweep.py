@@ -123,7 +123,7 @@ def test_no_two_runs_share_a_folder(tmp_path):
 
 def test_long_values_reach_a_run_whole(tmp_path):
     milestones = list(range(1, 40))
-    (run,) = plan([RECIPE], [1], {"optim.milestones": [milestones]}, tmp_path)
+    (run,) = plan([RECIPE], [1], {"optim.milestones": [milestones]}, tmp_path, ["--optim.schedule=step"])
     assert parse(TrainConfig, run.arguments).optim.milestones == tuple(milestones)
 
 

@@ -55,9 +55,10 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--machine", help="Machine that the run was trained on.")
     parser.add_argument("--images", help="A sentence about the data set.")
     options = parser.parse_words(words)
-    if options.run is not None:
-        needed = ("name", "data", "recipe", "commit", "machine", "images")
-        missing = [name for name in needed if getattr(options, name) is None]
-        if missing:
-            parser.error(f"a run needs --{' --'.join(missing)}")
+    needed = ("name", "data", "recipe", "commit", "machine", "images")
+    missing = [name for name in needed if getattr(options, name) is None]
+    if options.run is not None and missing:
+        parser.error(f"a run needs --{' --'.join(missing)}")
+    if options.run is None and (options.default or len(missing) < len(needed)):
+        parser.error("the folder of a run is missing: name it first, or leave out all flags to rewrite the tables")
     return options

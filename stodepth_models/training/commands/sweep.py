@@ -31,6 +31,8 @@ def main(words: Sequence[str]) -> int:
     given = [name for name, value in _cluster_options(options).items() if value is not None]
     if given and not options.slurm:
         raise SettingsError(f"--{given[0]} is for a SLURM job: add --slurm FILE")
+    if options.slurm and options.print:
+        raise SettingsError("--print and --slurm exclude one another: leave one of them out")
     seeds, grid = parse_seeds(options.seeds), _whole_names(parse_grid(options.grid))
     runs = plan(options.configs, seeds, grid, options.output, extra)
     program = [*shlex.split(options.launcher), *TRAIN]

@@ -1,0 +1,176 @@
+"""Settings that exclude or need one another, and which of two counts.
+
+The command line beats files, and a later file beats an earlier one. Two statements of the same rank that exclude one
+another are an error, and so is a setting that has no effect because nobody gave the one that it needs.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import SettingsError
+from .model_config import LIBRARIES
+from .settings_help import as_typed
+
+
+@dataclass(frozen=True)
+class Need:
+    """Settings that have no effect unless others have certain values.
+
+    Attributes:
+        settings: their names.
+        others: names of what they need.
+        holds: takes the values of the others, and returns whether the settings have an effect.
+        remedy: what to give, for the end of ``has no effect without ...``.
+    """
+
+    settings: tuple[str, ...]
+    others: tuple[str, ...]
+    holds: Callable[..., Any]
+    remedy: str
+
+
+_EXCLUSIVE = (
+    ("model.prob_0_L", "model.stoch_depth_probability"),
+    ("model.prob_0_L", "model.drop_rate"),
+    ("model.drop_rate", "model.stoch_depth_probability"),
+    ("model.ramp_epochs", "model.stoch_depth_probability"),
+    ("model.mult_flag", "model.rescale"),
+    ("model.frozen_stem", "model.freeze"),
+    ("optim.schedule", "optim.sched"),
+    ("optim.milestones", "optim.sched"),
+    ("optim.gamma", "optim.sched"),
+    ("optim.nesterov", "optim.opt"),
+    ("optim.dampening", "optim.opt"),
+)
+
+_NEEDS = (
+    Need(
+        ("model.prob_0_L", "model.depth_rule", "model.mult_flag"),
+        ("model.name", "model.weights"),
+        lambda name, weights: not name.startswith(LIBRARIES),
+        "a model of this package; model.drop_rate is for those of timm and torchvision",
+    ),
+    Need(
+        ("model.final_stoch_depth_probability",),
+        ("model.stoch_depth_probability",),
+        lambda start: start is not None,
+        "model.stoch_depth_probability, where the survival probability begins",
+    ),
+    Need(
+        ("optim.opt_eps", "optim.opt_betas", "optim.opt_args", "optim.layer_decay"),
+        ("optim.opt",),
+        bool,
+        "an optimizer of timm such as optim.opt=sgd",
+    ),
+    Need(
+        ("optim.sched_on_updates", "optim.min_lr", "optim.sched_args"),
+        ("optim.sched",),
+        bool,
+        "a schedule of timm such as optim.sched=cosine",
+    ),
+    Need(
+        ("optim.decay_rate",),
+        ("optim.sched",),
+        lambda sched: sched in ("step", "multistep", "poly"),
+        "optim.sched=step, multistep or poly",
+    ),
+    Need(
+        ("optim.decay_epochs",),
+        ("optim.sched",),
+        lambda sched: sched in ("step", "rsqrt"),
+        "optim.sched=step or rsqrt",
+    ),
+    Need(
+        ("optim.milestones", "optim.gamma"),
+        ("optim.schedule",),
+        lambda schedule: schedule == "step",
+        "optim.schedule=step",
+    ),
+    Need(("optim.warmup_lr",), ("optim.warmup_epochs",), bool, "optim.warmup_epochs above 0"),
+    Need(("optim.clip_mode",), ("optim.clip_grad",), bool, "optim.clip_grad, the limit"),
+    Need(("optim.model_ema_decay", "optim.model_ema_warmup"), ("optim.model_ema",), bool, "optim.model_ema=true"),
+    Need(
+        ("data.mixup_prob", "data.mixup_mode", "data.mixup_off_epoch"),
+        ("data.mixup", "data.cutmix"),
+        lambda mixup, cutmix: mixup or cutmix,
+        "data.mixup or data.cutmix above 0",
+    ),
+    Need(
+        ("data.mixup_switch_prob",),
+        ("data.mixup", "data.cutmix"),
+        lambda mixup, cutmix: mixup and cutmix,
+        "data.mixup and data.cutmix above 0",
+    ),
+    Need(("data.remode",), ("data.reprob",), bool, "data.reprob above 0"),
+    Need(("data.fake_images", "data.fake_classes"), ("data.name",), lambda name: name == "fake", "data.name=fake"),
+)
+
+
+def without_effect(
+    levels: Sequence[Mapping[str, Any]], settings: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> list[str]:
+    """Return the settings that a statement of a higher level has made void: they shall have their defaults.
+
+    Args:
+        levels: what each file gives and, at the end, what the command line gives, by whole names.
+        settings: what results from all of them.
+        defaults: of all settings.
+
+    Raises:
+        SettingsError: two statements of the same level exclude one another, or one has no effect.
+    """
+    values = dict(settings)
+    ranks: dict[str, int] = {}
+    for rank, level in enumerate(levels):
+        ranks.update(dict.fromkeys(level, rank))
+    stated = []
+    for name, rank in ranks.items():
+        is_typed = rank == len(levels) - 1
+        # A file may list all settings at their defaults, as --print_config does. Null, false or 0 turns a setting off.
+        if values[name] != defaults[name] or (is_typed and values[name]):
+            stated.append(name)
+    void = _beaten(stated, values, ranks)
+    for name in void:
+        values[name] = defaults[name]
+        stated.remove(name)
+    for need in _NEEDS:
+        if not need.holds(*map(values.get, need.others)):
+            void += _in_vain(need, stated, values, ranks)
+    return void
+
+
+def _beaten(stated: Sequence[str], values: Mapping[str, Any], ranks: dict[str, int]) -> list[str]:
+    """Return what a setting of a higher level excludes; from now on it has the rank of that setting."""
+    beaten = []
+    for pair in _EXCLUSIVE:
+        if not all(name in stated and name not in beaten for name in pair):
+            continue
+        loser, winner = sorted(pair, key=ranks.__getitem__)
+        if ranks[loser] == ranks[winner]:
+            raise SettingsError(
+                f"{_shown(pair[0], values)} and {_shown(pair[1], values)} exclude one another: leave one of them out"
+            )
+        ranks[loser] = ranks[winner]
+        beaten.append(loser)
+    return beaten
+
+
+def _in_vain(need: Need, stated: Sequence[str], values: Mapping[str, Any], ranks: Mapping[str, int]) -> list[str]:
+    """Return which of the settings a statement of a higher level, or one that turns another off, leaves no effect."""
+    void = []
+    for name in need.settings:
+        if name not in stated:
+            continue
+        above = [other for other in need.others if ranks.get(other, -1) > ranks[name]]
+        turned_off = [other for other in need.others if ranks.get(other) == ranks[name] and not values[other]]
+        if not above and not turned_off:
+            raise SettingsError(
+                f"{_shown(name, values)} has no effect without {need.remedy}: give that too, or leave {name} out"
+            )
+        void.append(name)
+    return void
+
+
+def _shown(name: str, values: Mapping[str, Any]) -> str:
+    return f"{name}={as_typed(values[name])}"
