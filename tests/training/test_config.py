@@ -208,7 +208,7 @@ def test_a_file_goes_before_a_recipe_of_its_name(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "hint"),
     [
-        ("finetun", "no recipe of that name; did you mean finetune?; recipes: few_images, finetune, paper_"),
+        ("finetun", "no recipe of that name; did you mean finetune?; recipes: few_images, finetune, "),
         ("configs/fintune.yaml", "there is no file configs/fintune.yaml and no recipe"),
         ("nothing like it", "no recipe of that name; recipes: "),
     ],
