@@ -1,8 +1,9 @@
 """Which builder the weights on a command line belong to, so that nobody has to name both."""
 
 import dataclasses
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torchvision.models import WeightsEnum, get_model, get_model_weights
@@ -14,11 +15,26 @@ from ..weights.rebuild import saved_arguments
 from ..weights.sources import read_checkpoint, resolve_source
 from ..zoo import SUFFIX, builder_names
 from .errors import SettingsError
-from .model_config import LIBRARIES, ModelConfig
+from .model_config import LIBRARIES, PRETRAINED, ModelConfig
 
 
-def builder_of(weights: str, default: str | None = None) -> tuple[str, dict[str, Any]]:
-    """Return the name of a builder, and the options without which the weights would not fit.
+@dataclass(frozen=True)
+class Owner:
+    """The builder that weights belong to.
+
+    Attributes:
+        name: of the builder.
+        options: its arguments without which the weights would not fit.
+        is_saved: whether the weights name it themselves; else it has their names and shapes.
+    """
+
+    name: str
+    options: dict[str, Any] = field(default_factory=dict)
+    is_saved: bool = True
+
+
+def builder_of(weights: str, default: str | None = None) -> Owner:
+    """Return the builder that weights belong to.
 
     Args:
         weights: name, path, folder, URL or ``hf://`` address.
@@ -30,18 +46,55 @@ def builder_of(weights: str, default: str | None = None) -> tuple[str, dict[str,
     """
     owners = [name for name in builder_names() if weights in get_model_weights(name).__members__]
     if owners and not Path(weights).exists():
-        return _only(owners, weights, default), {}
+        return Owner(_only(owners, weights, default))
     source = resolve_source(weights, None, "a model that is not named")
     if isinstance(source, WeightsEnum):
         owners = [name for name in builder_names() if isinstance(source, get_model_weights(name))]
-        return _only(owners, weights, default), {}
+        return Owner(_only(owners, weights, default))
     checkpoint = read_checkpoint(source)
     if checkpoint.config is not None:
-        return checkpoint.config["builder"], _saved_options(checkpoint)
+        return Owner(checkpoint.config["builder"], _saved_options(checkpoint))
     guess = guess_builder(checkpoint.state_dict)
     if guess is None:
         raise SettingsError(f"{checkpoint.name} matches no builder: name it with --model to see what differs")
-    return guess
+    return Owner(*guess, is_saved=False)
+
+
+def owner_beside(weights: str, named: str, weights_win: bool = False) -> Owner:
+    """Return the builder that counts where one is named beside weights, with the options that they bring along.
+
+    Args:
+        weights: as :func:`builder_of` takes them.
+        named: builder of this package, with or without its suffix, or model of a library.
+        weights_win: weights that name another builder count.
+
+    Raises:
+        SettingsError: the weights name another builder, and do not win.
+        ValueError: the source cannot be read.
+    """
+    if weights == PRETRAINED:
+        return Owner(named)
+    try:
+        owner = builder_of(weights, default=named)
+    except SettingsError:  # whoever loads them says what does not fit
+        return Owner(named)
+    if _short(owner.name) == _short(named):
+        return owner
+    # Equal names and shapes are a guess; and a library's model may take weights of ours, as far as they fit.
+    if owner.is_saved and not weights_win and not named.startswith(LIBRARIES):
+        refuse_builder(named, owner.name, weights)
+    if owner.is_saved and weights_win:
+        return owner
+    return Owner(named)
+
+
+def refuse_builder(name: str, owner: str, weights: str) -> NoReturn:
+    """Raise a SettingsError that names two builders: the one that was asked for, and that of the weights."""
+    ours, theirs = _short(name), _short(owner)
+    raise SettingsError(
+        f"--model {ours} and --weights {weights} contradict one another, the weights are those of {theirs}: "
+        f"leave out --model to take {theirs}"
+    )
 
 
 def _saved_options(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -57,9 +110,12 @@ def _saved_options(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def _only(owners: list[str], weights: str, default: str | None) -> str:
-    if default in owners:
-        return default
-    if len(owners) == 1:
-        return owners[0]
-    names = ", ".join(name.removesuffix(SUFFIX) for name in owners) or "no model of the zoo"
+    for owner in owners:
+        if len(owners) == 1 or _short(owner) == _short(default or ""):
+            return owner
+    names = ", ".join(map(_short, owners)) or "no model of the zoo"
     raise SettingsError(f"{weights} are weights of {names}: say which with --model")
+
+
+def _short(name: str) -> str:
+    return name.removesuffix(SUFFIX)

@@ -11,7 +11,8 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from ..checks import did_you_mean
-from .builders import builder_of
+from .builders import builder_of, owner_beside
+from .config import TrainConfig
 from .conflicts import without_effect
 from .errors import SettingsError
 from .exits import EXIT_BAD_SETTINGS, leave
@@ -63,21 +64,29 @@ def _settle(parser: ArgumentParser, words: Sequence[str]) -> Namespace:
     for part in (*([file] for file in files), typed):
         given = parser.parse_args(part, defaults=False)
         levels.append(dict(given.items()))
-    if settings["model.weights"] is not None and not any("model.name" in level for level in levels):
-        _name_builder(settings)
+    if settings["model.weights"] is not None:
+        _name_builder(settings, levels)
     defaults = parser.get_defaults()
     for name in without_effect(levels, dict(settings.items()), dict(defaults.items())):
         settings[name] = defaults[name]
     return settings
 
 
-def _name_builder(settings: Namespace) -> None:
-    """Let weights say which builder they belong to, where neither a flag nor a file names one."""
+def _name_builder(settings: Namespace, levels: Sequence[dict[str, Any]]) -> None:
+    """Let weights bring along their options, and their builder unless one is named on the same level or above."""
+    named, weights = settings["model.name"], settings["model.weights"]
+    ranks = {}
+    for rank, level in enumerate(levels):
+        ranks.update(dict.fromkeys(level, rank))
     try:
-        settings["model.name"], options = builder_of(settings["model.weights"], default=settings["model.name"])
+        if "model.name" not in ranks:
+            owner = builder_of(weights, default=named)
+        else:
+            owner = owner_beside(weights, named, weights_win=ranks["model.weights"] > ranks["model.name"])
     except FileNotFoundError:  # a sweep may be planned before its weights are there; a run looks again
         return
-    settings["model.options"] = {**options, **settings["model.options"]}
+    settings["model.name"] = owner.name
+    settings["model.options"] = {**owner.options, **settings["model.options"]}
 
 
 def _check_repeats(words: Sequence[str]) -> None:
@@ -140,5 +149,10 @@ def _in_plain_words(message: str, types: dict[str, Any]) -> str:
 
 
 def _no_setting(name: str, types: dict[str, Any]) -> str:
-    parts = [f"there is no setting {name}", did_you_mean(name, types), "--help lists what there is"]
-    return "; ".join(filter(None, parts))
+    parts = [f"there is no setting {name}"]
+    hint = did_you_mean(name, types)
+    if name in setting_types(TrainConfig):
+        hint = "it is one of stodepth train, as are those of the recipes"
+    if hint:
+        parts.append(hint)
+    return "; ".join([*parts, "--help lists what there is"])

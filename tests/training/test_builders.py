@@ -8,10 +8,11 @@ import torch
 import torchvision
 
 import stodepth_models as sdm
-from stodepth_models.training.builders import builder_of
+from stodepth_models.training.builders import Owner, builder_of
 from stodepth_models.training.cli import parse
 from stodepth_models.training.commands.convert import build as convert
 from stodepth_models.training.commands.evaluate import data_of_run
+from stodepth_models.training.commands.predict import read as predict
 from stodepth_models.training.config import DataConfig, EvaluateConfig, ModelConfig, TrainConfig
 from stodepth_models.training.run.libraries import describe
 from stodepth_models.training.run.model import build_model
@@ -32,7 +33,7 @@ def run(tmp_path):
 
 
 def test_a_run_folder_is_its_best_weights_everywhere(run):
-    assert builder_of(str(run)) == ("cifar_resnet32" + SUFFIX, {})
+    assert builder_of(str(run)) == Owner("cifar_resnet32" + SUFFIX, {})
     assert sdm.cifar_resnet32_stodepth_lineardecay(weights=run).fc.out_features == 3
     assert sdm.CifarResNet.from_pretrained(run).fc.out_features == 3
     (run / "best.safetensors").unlink()
@@ -44,16 +45,57 @@ def test_a_run_folder_is_its_best_weights_everywhere(run):
 def test_weights_name_the_model_where_nobody_else_does(run, config, tmp_path):
     weights = ["--weights", str(run)]
     assert parse(config, weights).model.name == "cifar_resnet32" + SUFFIX
-    assert parse(config, [*weights, "--model=cifar_resnet20"]).model.name == "cifar_resnet20" + SUFFIX
     (tmp_path / "a.yaml").write_text("model:\n  name: cifar_resnet44")
-    assert parse(config, [f"--config={tmp_path / 'a.yaml'}", *weights]).model.name == "cifar_resnet44" + SUFFIX
+    assert parse(config, [f"--config={tmp_path / 'a.yaml'}", *weights]).model.name == "cifar_resnet32" + SUFFIX
+
+
+@pytest.mark.parametrize("same_file", [True, False])
+def test_weights_of_another_builder_than_the_one_named_beside_them_are_an_error(run, same_file, tmp_path, capsys):
+    words = ["--model=cifar_resnet20", f"--weights={run}"]
+    if same_file:
+        (tmp_path / "a.yaml").write_text(f"model:\n  name: cifar_resnet20\n  weights: {run}")
+        words = [f"--config={tmp_path / 'a.yaml'}"]
+    with pytest.raises(SystemExit, match="2"):
+        parse(TrainConfig, words)
+    expected = f"--model cifar_resnet20 and --weights {run} contradict one another, the weights are those of cifar_res"
+    assert expected in capsys.readouterr().err
+    with pytest.raises(ValueError, match=f"--model cifar_resnet20 and --weights {run} contradict"):
+        predict(str(run), "cifar_resnet20")
+    checkpoint = read_file(run / "best.safetensors", "best")
+    with pytest.raises(ValueError, match="--model cifar_resnet20 and --weights best contradict one another"):
+        convert(checkpoint, "cifar_resnet20" + SUFFIX)
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_options_come_with_weights_whose_builder_is_named_too(saved, tmp_path):
+    model = sdm.cifar_resnet20_stodepth_lineardecay(shortcut="B")
+    weights = tmp_path / "a.pth"
+    torch.save(model.state_dict(), weights)
+    if saved:
+        weights = tmp_path / "a.safetensors"
+        write_file(weights, model.state_dict(), config_of(model))
+    recipe = ["--config=short_digits", f"--weights={weights}"]
+    for words in (recipe, ["--model=cifar_resnet20", f"--weights={weights}"]):
+        found = parse(TrainConfig, words).model
+        assert (found.name, found.options) == ("cifar_resnet20" + SUFFIX, {"shortcut": "B"})
+    assert parse(TrainConfig, [*recipe, "--model.options.shortcut=A"]).model.options == {"shortcut": "A"}
+    assert predict(str(weights), "cifar_resnet20")[2] == {"shortcut": "B"}
+
+
+def test_a_named_builder_stays_where_the_weights_name_none(tmp_path, capsys):
+    torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "a.pth")
+    (tmp_path / "a.yaml").write_text("model:\n  name: timm:resnet18")
+    words = [f"--config={tmp_path / 'a.yaml'}", f"--weights={tmp_path / 'a.pth'}"]
+    assert parse(TrainConfig, words).model.name == "timm:resnet18"
+    assert parse(TrainConfig, [words[0], "--weights=pretrained"]).model.name == "timm:resnet18"
+    assert parse(TrainConfig, ["--config=short_digits", "--weights=CIFAR10_JPEG_V1"]).model.options == {}
 
 
 def test_shapes_name_the_builder_and_its_options_where_the_file_says_nothing(tmp_path):
     torch.save(sdm.cifar_resnet44_stodepth_lineardecay(shortcut="B").state_dict(), tmp_path / "a.pth")
     torch.save(torchvision.models.resnet34().state_dict(), tmp_path / "b.pth")
-    assert builder_of(str(tmp_path / "a.pth")) == ("cifar_resnet44" + SUFFIX, {"shortcut": "B"})
-    assert builder_of(str(tmp_path / "b.pth"))[0] == "resnet34" + SUFFIX
+    assert builder_of(str(tmp_path / "a.pth")) == Owner("cifar_resnet44" + SUFFIX, {"shortcut": "B"}, is_saved=False)
+    assert builder_of(str(tmp_path / "b.pth")).name == "resnet34" + SUFFIX
     config = parse(EvaluateConfig, [f"--weights={tmp_path / 'a.pth'}"])
     assert config.model.options == {"shortcut": "B"}
 
@@ -78,9 +120,9 @@ def test_a_file_brings_along_the_options_of_its_builder_to_train_on(name, tmp_pa
 
 
 def test_names_of_published_weights():
-    assert builder_of("CifarResNet56_Weights.CIFAR10_JPEG_V1") == ("cifar_resnet56" + SUFFIX, {})
-    assert builder_of("ResNet101_Weights.IMAGENET1K_V2") == ("resnet101" + SUFFIX, {})
-    assert builder_of("CIFAR10_JPEG_V1", default="cifar_resnet20" + SUFFIX) == ("cifar_resnet20" + SUFFIX, {})
+    assert builder_of("CifarResNet56_Weights.CIFAR10_JPEG_V1") == Owner("cifar_resnet56" + SUFFIX, {})
+    assert builder_of("ResNet101_Weights.IMAGENET1K_V2") == Owner("resnet101" + SUFFIX, {})
+    assert builder_of("CIFAR10_JPEG_V1", default="cifar_resnet20" + SUFFIX) == Owner("cifar_resnet20" + SUFFIX, {})
     expected = "^CIFAR10_JPEG_V1 are weights of cifar_resnet20, cifar_resnet32, .*: say which with --model$"
     with pytest.raises(ValueError, match=expected):
         builder_of("CIFAR10_JPEG_V1")

@@ -139,6 +139,12 @@ def test_a_mistyped_key_in_a_file_names_the_nearest(content, typed, meant, tmp_p
     assert line == f"error: there is no setting {typed}; did you mean {meant}?; --help lists what there is\n"
 
 
+def test_a_recipe_is_for_training(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        parse(EvaluateConfig, ["--config=short_digits"])
+    assert "there is no setting optim.lr; it is one of stodepth train, as are those of the" in capsys.readouterr().err
+
+
 def test_an_unknown_key_in_a_file_is_refused(tmp_path, capsys):
     (tmp_path / "a.yaml").write_text("optim:\n  learning_rate: 1\n")
     with pytest.raises(SystemExit, match="2"):

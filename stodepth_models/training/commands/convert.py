@@ -28,6 +28,7 @@ from ...weights.prefix import under_prefix
 from ...weights.rebuild import rebuild
 from ...weights.sources import read_checkpoint, resolve_source
 from ...zoo import full_name
+from ..builders import refuse_builder
 from ..flags import Parser
 from ..model_config import LIBRARIES
 
@@ -69,7 +70,9 @@ def build(checkpoint: Checkpoint, builder: str | None) -> Any:
             f"{checkpoint.name} holds {saved}, and convert writes networks of this package alone; "
             "stodepth evaluate, predict and train take such weights as they are"
         )
-    if checkpoint.config is not None and builder in (None, checkpoint.config["builder"]):
+    if saved and builder not in (None, saved):
+        refuse_builder(builder, saved, checkpoint.name)
+    if checkpoint.config is not None:
         model = rebuild(checkpoint.config, {})
     else:
         guess = guess_builder(checkpoint.state_dict)

@@ -27,7 +27,7 @@ from ...weights.published import CifarResNet20_Weights, ImageClassification
 from ...weights.rebuild import saved_arguments
 from ...weights.sources import Source, read_checkpoint, resolve_source
 from ...zoo import full_name
-from ..builders import builder_of
+from ..builders import Owner, builder_of, owner_beside
 from ..config import ModelConfig
 from ..data.folders import images_below
 from ..data.images import IMAGES, open_rgb, resized, warn_of_unused_bits
@@ -71,20 +71,20 @@ def find_images(paths: list[Path]) -> list[Path]:
 
 def read(weights: str, model: str | None, prefix: str | None = None) -> tuple[str, Source, dict[str, Any]]:
     """Return the builder, published weights or the content of a file, and the options that the weights need."""
-    options: dict[str, Any] = {}
     if model is None:
-        name, options = builder_of(weights)
+        owner = builder_of(weights)
     elif model.startswith(LIBRARIES):
-        name = model
+        owner = Owner(model)
     else:
-        name = full_name(model)
+        owner = owner_beside(weights, full_name(model))
+    name = owner.name
     enum = None if name.startswith(LIBRARIES) else get_model_weights(name)
     source = resolve_source(weights, enum, name)
     if not isinstance(source, WeightsEnum):
         source = read_checkpoint(source)
         if prefix is not None:
             source = under_prefix(source, prefix)
-    return name, source, options
+    return name, source, owner.options
 
 
 def build(name: str, source: Source, options: dict[str, Any]) -> Any:
