@@ -28,6 +28,8 @@ from .state import checkpoints
 # Names of files that were being written when their process was killed. No other program gives such names.
 _UNFINISHED = re.compile(r"\.(.+\.)?[0-9a-f]{32}|.+\.[0-9a-f]{32}\.partial")
 
+_START_AFRESH = "or give another --output to start afresh"
+
 
 class RunFolder:
     """Where a run keeps what it writes.
@@ -78,7 +80,10 @@ class RunFolder:
         if saved["processes"] != world:
             changed.append(f"the number of processes was {saved['processes']}, is {world}")
         if changed:
-            raise SettingsError(f"resume: {self.path} was run with other settings: {'; '.join(changed)}")
+            raise SettingsError(
+                f"resume: {self.path} was run with other settings: {'; '.join(changed)}; "
+                f"give them as they were to go on, {_START_AFRESH} (--weights {self.path} begins with its weights)"
+            )
 
     def discard(self) -> None:
         """Remove the folders that :meth:`check` made, as far as nothing was written into them."""
@@ -134,7 +139,10 @@ class RunFolder:
         if has_checkpoint:
             changed = changes(counts(then), counts(now)) + changed
         if changed:
-            raise SettingsError(f"resume: {self.path} was run on other images: {'; '.join(changed[:5])}")
+            raise SettingsError(
+                f"resume: {self.path} was run on other images: {'; '.join(changed[:5])}; "
+                f"put them back to go on, {_START_AFRESH}"
+            )
         if not has_checkpoint:
             return
         changed = changed_images(comparable_fingerprint(then, now), comparable_fingerprint(now, then))

@@ -117,7 +117,9 @@ def test_another_number_of_images_is_refused_whatever_is_accepted(tmp_path):
     folder, config = begun(tmp_path, data)
     accepting = dataclasses.replace(config, data=dataclasses.replace(config.data, changed="accept"))
     fewer = dataclasses.replace(data, train=data.train.select(torch.arange(19)))
-    with pytest.raises(SettingsError, match=r"other images: the number of train images was 20, is 19$"):
+    with pytest.raises(
+        SettingsError, match=r"other images: the number of train images was 20, is 19; put them back to go on"
+    ):
         folder.check_data(accepting, fewer)
     folder.check_data(config, dataclasses.replace(data, test=data.test.select(torch.arange(3))))
 
@@ -151,3 +153,18 @@ def test_a_run_that_could_not_begin_leaves_no_folder(tmp_path, existing):
     with pytest.raises(ValueError, match="pets"):
         train(config)
     assert [path for path in sorted(tmp_path.rglob("*")) if path.name != ".lock"] == before
+
+
+def test_a_run_with_other_settings_names_both_ways_on(tmp_path):
+    config = TrainConfig(data=DataConfig(name="fake", fake_images=20, fake_classes=4, image_size=8), output=tmp_path)
+    folder = RunFolder(tmp_path)
+    folder.claim(config, 1, load_data(config.data), "run")
+    with pytest.raises(SettingsError, match=r"holds a run: add --resume, or give another folder$"):
+        folder.check(config, 1)
+    folder.check(dataclasses.replace(config, resume=True), 1)
+    expected = (
+        r"was run with other settings: epochs was 30, is 31; the number of processes was 1, is 2; give them as they "
+        rf"were to go on, or give another --output to start afresh \(--weights {tmp_path} begins with its weights\)$"
+    )
+    with pytest.raises(SettingsError, match=expected):
+        folder.check(dataclasses.replace(config, resume=True, epochs=31), 2)
