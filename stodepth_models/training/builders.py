@@ -11,6 +11,7 @@ from torchvision.models import WeightsEnum, get_model, get_model_weights
 from ..weights.checkpoint import Checkpoint
 from ..weights.config import config_of
 from ..weights.guess import guess_builder
+from ..weights.names import other_project
 from ..weights.rebuild import saved_arguments
 from ..weights.sources import read_checkpoint, resolve_source
 from ..zoo import SUFFIX, builder_names
@@ -56,7 +57,7 @@ def builder_of(weights: str, default: str | None = None) -> Owner:
         return Owner(checkpoint.config["builder"], _saved_options(checkpoint))
     guess = guess_builder(checkpoint.state_dict)
     if guess is None:
-        raise SettingsError(f"{checkpoint.name} matches no builder: name it with --model to see what differs")
+        refuse_names(checkpoint)
     return Owner(*guess, is_saved=False)
 
 
@@ -86,6 +87,12 @@ def owner_beside(weights: str, named: str, weights_win: bool = False) -> Owner:
     if owner.is_saved and weights_win:
         return owner
     return Owner(named)
+
+
+def refuse_names(checkpoint: Checkpoint) -> NoReturn:
+    """Raise a SettingsError for weights whose names and shapes are those of no builder."""
+    remedy = other_project(checkpoint.state_dict) or "name it with --model to see what differs"
+    raise SettingsError(f"{checkpoint.name} matches no builder: {remedy}")
 
 
 def refuse_builder(name: str, owner: str, weights: str) -> NoReturn:

@@ -9,7 +9,7 @@ from torch import Size, Tensor
 from .checkpoint import Checkpoint
 from .errors import CheckpointError
 from .guess import guess_builder
-from .names import CLASSIFIER, OPTIONAL_BUFFERS
+from .names import CLASSIFIER, OPTIONAL_BUFFERS, other_project
 from .network import BIAS, WEIGHT
 from .prefix import MAX_KEYS_SHOWN
 
@@ -133,7 +133,8 @@ def _remark_on_classifier(shapes: Mapping[str, Size], state: Mapping[str, Tensor
 def _hint(network: Checkpoint) -> str:
     guess = guess_builder(network.state_dict)
     if guess is None:
-        return ""
+        project = other_project(network.state_dict)
+        return f"; {project}" if project else ""
     builder, options = guess
     hint = f": its keys match {builder}"
     for key, value in options.items():

@@ -64,6 +64,34 @@ STEM_OF_ZOOS: tuple[Rule, ...] = (
 _BLOCK_OF_SEQUENCE = re.compile(r"^(|.*\.)(\d)\.\d+\.conv1\.weight$")
 # Attributes of Lightning modules and of other classes that hold a network.
 HOLDERS: Rule = (re.compile(r"^(?:(?:model|network|net|backbone)\.)+"), "")
+# A name by which the weights of another project are known, whose they are, and the next step.
+_OTHER_PROJECTS = (
+    (
+        re.compile(r"(?:^|\.)stem\.conv1\.norm\."),
+        "detectron2",
+        "rename stem.conv1 to conv1, resN to layerN-1, convN.norm to bnN, shortcut to downsample.0 and shortcut.norm "
+        "to downsample.1, if the network was trained with STRIDE_IN_1X1=False",
+    ),
+    (
+        re.compile(r"\._(?:mean|variance)$"),
+        "PaddlePaddle",
+        "rename _mean to running_mean and _variance to running_var, and transpose the weight of the classifier",
+    ),
+    (
+        re.compile(r"[./](?:kernel|moving_mean)(?::0)?$"),
+        "Keras, TensorFlow or Flax",
+        "convert them to PyTorch first, whose convolutions have another order of dimensions",
+    ),
+)
+
+
+def other_project(names: Iterable[str]) -> str:
+    """Return whose names of weights these are and the next step, for the end of a message; empty where unknown."""
+    for name in names:
+        for pattern, project, remedy in _OTHER_PROJECTS:
+            if pattern.search(name):
+                return f"its names are those of {project}: {remedy}"
+    return ""
 
 
 def canonical(name: str, rules: Sequence[Rule] = RULES) -> str:

@@ -61,6 +61,7 @@ class Opcodes:
         self._left = size
         self._seen: set[str] = set()
         self._count = 0
+        self._protocol = 0
 
     def follow(self, stream: IO[bytes]) -> Any:
         """Go through one pickle and return its object, where it is one of the kinds known; the stream stands behind it.
@@ -106,8 +107,13 @@ class Opcodes:
             stack.append(self._call(stack.pop(), arguments))
         elif name in ("NONE", "NEWFALSE", "NEWTRUE", "BINFLOAT", "EMPTY_LIST", "EMPTY_DICT", "EMPTY_SET"):
             stack.append(_OTHER)
-        elif name != "PROTO":
-            raise RefusedError(f"Unsupported operand {name}")
+        elif name == "PROTO":
+            self._protocol = argument
+        else:
+            raise RefusedError(
+                f"it has the opcode {name} of pickle protocol {self._protocol}, and PyTorch reads weights in "
+                "protocol 2, its default"
+            )
 
     @staticmethod
     def _tuple(name: str, stack: list[Any]) -> None:

@@ -109,6 +109,7 @@ def _names_of_classes(path: Path) -> set[str]:
     memo: list[Any] = []
     with suppress(Exception), _first_pickle(path) as stream:  # damaged: what was read so far is enough
         while True:
+            memo.clear()  # each pickle of a file has its own
             argument: Any
             for opcode, argument, _ in pickletools.genops(stream):
                 if opcode.name in ("GLOBAL", "INST"):

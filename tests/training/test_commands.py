@@ -31,3 +31,15 @@ def test_words_that_contradict_one_another(words, expected, monkeypatch, capsys)
     line, code = said(words.split(), monkeypatch, capsys)
     assert code == 2
     assert expected in line
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("report nope", "there is no folder nope: give the one that holds the folders of the runs"),
+    ],
+)
+def test_wrong_words(words, expected, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    line, _ = said(words.split(), monkeypatch, capsys)
+    assert expected in line

@@ -440,3 +440,21 @@ def test_a_few_wrappers_are_taken_off():
     model = sdm.cifar_resnet20_stodepth_lineardecay(mult_flag=False)
     sdm.load_pretrained(model, wrapped(10))
     assert torch.equal(model.conv1.weight, STATE["conv1.weight"])
+
+
+@pytest.mark.parametrize(
+    ("name", "project"),
+    [
+        ("backbone.bottom_up.stem.conv1.norm.weight", "detectron2: rename stem.conv1 to conv1"),
+        ("bn1._mean", "PaddlePaddle: rename _mean to running_mean"),
+        ("conv_init/kernel", "Keras, TensorFlow or Flax: convert them to PyTorch first"),
+    ],
+)
+def test_names_of_a_project_whose_weights_are_not_taken_are_known(name, project):
+    with pytest.raises(sdm.CheckpointError, match=f"does not fit the model; its names are those of {project}"):
+        sdm.load_pretrained(source(), {name: torch.zeros(3)})
+
+
+def test_layer_scale_is_no_sign_of_another_project():
+    with pytest.raises(sdm.CheckpointError, match="does not fit the model\n"):
+        sdm.load_pretrained(source(), {"blocks.0.ls1.gamma": torch.zeros(3)})

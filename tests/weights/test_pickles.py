@@ -249,3 +249,15 @@ def test_entries_that_overlap_are_refused(tmp_path):
     path.write_bytes(damaged)
     with pytest.raises(sdm.CheckpointError, match="is a damaged archive: its entries are longer than the file"):
         read_file(path, "net.pth")
+
+
+@pytest.mark.parametrize("is_archive", [True, False])
+def test_a_newer_protocol_is_named_with_a_way_out(tmp_path, is_archive):
+    path = tmp_path / "a.pth"
+    path.write_bytes(saved(pickle_protocol=4, _use_new_zipfile_serialization=is_archive))
+    expected = (
+        r"a\.pth is refused: it has the opcode \w+ of pickle protocol 4, and PyTorch reads weights in protocol 2, its "
+        r"default; save its state dict alone with torch\.save"
+    )
+    with pytest.raises(sdm.CheckpointError, match=expected):
+        read_file(path, "a.pth")

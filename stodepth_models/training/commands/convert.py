@@ -28,7 +28,7 @@ from ...weights.prefix import under_prefix
 from ...weights.rebuild import rebuild
 from ...weights.sources import read_checkpoint, resolve_source
 from ...zoo import full_name
-from ..builders import refuse_builder
+from ..builders import refuse_builder, refuse_names
 from ..flags import Parser
 from ..model_config import LIBRARIES
 
@@ -77,7 +77,7 @@ def build(checkpoint: Checkpoint, builder: str | None) -> Any:
     else:
         guess = guess_builder(checkpoint.state_dict)
         if guess is None and builder is None:
-            raise ValueError(f"{checkpoint.name} matches no builder: name it with --model to see what differs")
+            refuse_names(checkpoint)
         options: dict[str, str] = {}
         name = builder
         if guess is not None and builder in (None, guess[0]):

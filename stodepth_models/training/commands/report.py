@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..errors import SettingsError
 from ..flags import Parser
 from ..report.page import write_report
 from ..report.tables import fill_in
@@ -18,6 +19,8 @@ def main(words: Sequence[str]) -> None:
     )
     parser.add_argument("--page", type=Path, help="Markdown page that shows the tables between its markers.")
     options = parser.parse_words(words)
+    if not options.runs.is_dir():
+        raise SettingsError(f"there is no folder {options.runs}: give the one that holds the folders of the runs")
     report = write_report(options.runs, options.output, options.processor_time)
     if options.page is not None:
         text = options.page.read_text(encoding="utf-8")

@@ -41,7 +41,7 @@ def main(words: Sequence[str]) -> int:
         script = slurm_script(runs, program, EXIT_RESUME_ME, options.output, Cluster(**wishes))
         options.output.mkdir(parents=True, exist_ok=True)
         options.slurm.write_text(script, encoding="utf-8")
-        print(f"{len(runs)} runs: sbatch {options.slurm}")
+        print(f"runs in the job array: {len(runs)}; start it with sbatch {options.slurm}")
     elif options.print:
         print("\n".join(shlex.join([*program, *run.arguments]) for run in runs if not run.finished))
     else:

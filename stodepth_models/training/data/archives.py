@@ -1,5 +1,6 @@
 """Archives of images: unpacked once into a cache."""
 
+import errno
 import fcntl
 import hashlib
 import logging
@@ -20,6 +21,12 @@ ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".zip")
 
 _PARTIAL = re.compile(r"\..+-[0-9a-f]{12}-[a-z0-9_]{8}\.partial")  # a name that no other program gives
 _OLD = 48 * 3600  # seconds after which nobody is unpacking any more
+_MAKE_ROOM = "make room, give another data.cache"
+_REMEDIES = {
+    errno.ENOSPC: _MAKE_ROOM,
+    errno.EDQUOT: _MAKE_ROOM,
+    errno.ENAMETOOLONG: "pack it again with shorter names",
+}
 
 
 def unpacked(archive: Path, cache: Path, limits: Limits) -> Path:
@@ -48,9 +55,10 @@ def unpacked(archive: Path, cache: Path, limits: Limits) -> Path:
                 _unpack(archive, target, limits)
     except OSError as error:
         reason = error.strerror or error
+        remedy = _REMEDIES.get(error.errno or 0, "give another data.cache")
         raise ValueError(
-            f"{archive} cannot be unpacked into data.cache={target.parent} ({reason}): make room, give another "
-            "data.cache, or unpack it by hand and give the folder as data.root"
+            f"{archive} cannot be unpacked into data.cache={target.parent} ({reason}): {remedy}, or unpack it by hand "
+            "and give the folder as data.root"
         ) from None
     return target
 

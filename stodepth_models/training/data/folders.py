@@ -46,9 +46,8 @@ def find_root(root: Path, cache: Path, limits: Limits) -> Path:
         root = _folders(root)[0]
     if not _split_folders(root):
         _refuse_empty_classes(root)
-        found = ", ".join(path.name for path in _folders(root)[:5]) or "no folder at all"
         raise ValueError(
-            f"data.root: {root} has no train/, valid/ or test/ folder and no folders of images, but {found}: "
+            f"data.root: {root} has no train/, valid/ or test/ folder and no folders of images, it {_contents(root)}: "
             "put a folder of images for each class into train/"
         )
     return root
@@ -127,6 +126,16 @@ def _holds_classes(folders: Sequence[Path]) -> bool:
 
 def _holds_images(folder: Path) -> bool:
     return any(is_image(path, path.is_file()) for path in folder.iterdir())
+
+
+def _contents(root: Path) -> str:
+    """Say what a folder holds that is not laid out as a data set."""
+    folders = [path.name for path in _folders(root)]
+    if folders:
+        return f"holds {', '.join(folders[:5])}"
+    if next(root.iterdir(), None) is None:
+        return "is empty"
+    return "holds files and no folders"
 
 
 def _refuse_empty_classes(root: Path) -> None:

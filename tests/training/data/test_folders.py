@@ -37,8 +37,14 @@ def test_folders_that_cannot_be_trained_on_are_refused(tmp_path):
         load_data(folder(make_folder(tmp_path / "one", classes=("cat",))))
     for part in ("a", "b"):
         make_folder(tmp_path / "two" / part)
-    with pytest.raises(ValueError, match=r"has no train/, valid/ or test/ folder and no .*, but a, b: put"):
+    with pytest.raises(ValueError, match=r"has no train/, valid/ or test/ folder and no .*, it holds a, b: put"):
         load_data(folder(tmp_path / "two"))
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises(ValueError, match=r"no folders of images, it is empty: put a folder of images for each class"):
+        load_data(folder(tmp_path / "nothing"))
+    (tmp_path / "nothing" / "a.png").touch()
+    with pytest.raises(ValueError, match=r"no folders of images, it holds files and no folders: put"):
+        load_data(folder(tmp_path / "nothing"))
     with pytest.raises(ValueError, match="has no train/ folder, only test"):
         load_data(folder(make_folder(tmp_path / "test_only", splits=("test",))))
     with pytest.raises(ValueError, match="nowhere does not exist"):

@@ -117,9 +117,7 @@ def test_another_number_of_images_is_refused_whatever_is_accepted(tmp_path):
     folder, config = begun(tmp_path, data)
     accepting = dataclasses.replace(config, data=dataclasses.replace(config.data, changed="accept"))
     fewer = dataclasses.replace(data, train=data.train.select(torch.arange(19)))
-    with pytest.raises(
-        SettingsError, match=r"other images: the number of train images was 20, is 19; put them back to go on"
-    ):
+    with pytest.raises(SettingsError, match=r"other images: the number of train images was 20, is 19; put them back"):
         folder.check_data(accepting, fewer)
     folder.check_data(config, dataclasses.replace(data, test=data.test.select(torch.arange(3))))
 
