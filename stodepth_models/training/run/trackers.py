@@ -6,6 +6,8 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.utils import LoggerType
 
+from ..errors import SettingsError, first_line
+
 _RUN_TAG = "stodepth_run"
 
 
@@ -31,9 +33,21 @@ def start_trackers(
         folder: of the run.
         run: its name, the same after a resume.
         step: optimizer steps done; above 0 the run is resumed.
+
+    Raises:
+        SettingsError: a tracker refuses to start: nobody has logged in, or its store cannot be used.
     """
     if not accelerator.log_with:
         return
+    # Trackers raise errors of their own, of which many derive from Exception alone.
+    try:
+        _start(accelerator, settings, folder, run, step)
+    except Exception as error:
+        what = str(error).rstrip(". \n") or type(error).__name__
+        raise SettingsError(f"trackers: {what}; leave it out of --trackers to go on without") from error
+
+
+def _start(accelerator: Accelerator, settings: dict[str, Any], folder: Path, run: str, step: int) -> None:
     options = {
         "wandb": {"dir": str(folder), "name": folder.name, "id": run, "resume": "allow"},
         "mlflow": {"run_name": folder.name, "tags": {_RUN_TAG: run}, "run_id": _mlflow_id(accelerator, run, step)},
@@ -45,6 +59,17 @@ def start_trackers(
         # TensorBoard shows settings as a run of its own each time that they are stored, and MLflow lets none change.
         if step == 0 or tracker.name not in ("tensorboard", "mlflow"):
             tracker.store_init_configuration(settings)
+
+
+def end_trackers(accelerator: Accelerator) -> None:
+    """End the trackers; one that fails is named, and changes nothing in how the training ended."""
+    for tracker in accelerator.trackers:
+        try:
+            tracker.finish()
+        except Exception as error:
+            accelerator.print(f"trackers: {tracker.name} did not end: {first_line(error)}", flush=True)
+    accelerator.trackers = []  # Accelerate would end them once more
+    accelerator.end_training()
 
 
 def _mlflow_id(accelerator: Accelerator, run: str, step: int) -> str | None:

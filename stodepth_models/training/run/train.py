@@ -27,7 +27,7 @@ from .machine import any_process, device_name, make_accelerator, peak_memory
 from .metrics import Figures, chance, evaluate, near_chance
 from .model import check_model
 from .signals import StopRequest
-from .trackers import start_trackers, tracked
+from .trackers import end_trackers, start_trackers, tracked
 from .trainer import Trainer
 
 EXIT_RESUME_ME = 75  # EX_TEMPFAIL: stopped by a signal, a checkpoint is written, run again with --resume
@@ -82,7 +82,7 @@ def _train(config: TrainConfig, accelerator: Accelerator, folder: RunFolder) -> 
             accelerator.print(f"{reason}; go on with --resume", flush=True)
             return EXIT_RESUME_ME
         finally:
-            accelerator.end_training()
+            end_trackers(accelerator)
     return 0
 
 
@@ -112,13 +112,14 @@ class Run:
                 f"{folder.checkpoints} to start afresh"
             )
         progress = self.trainer.progress
+        # Before the folder holds a run: a tracker that does not start leaves none behind.
+        start_trackers(accelerator, flat_settings(config), folder.path, progress.run, progress.step)
         if self.main:
             if not self._is_finished():
                 folder.result.unlink(missing_ok=True)  # of a run whose checkpoints have been removed
             folder.claim(config, accelerator.num_processes, data, progress.run)
             folder.restore_rows(progress.rows, progress.epoch, accelerator.print)
             progress.rows = folder.rows()
-        start_trackers(accelerator, flat_settings(config), folder.path, progress.run, progress.step)
 
     def fit(self) -> None:
         """Train to the end, and evaluate the weights of the last and of the best epoch.

@@ -10,6 +10,7 @@ import torch
 from accelerate.utils import LoggerType
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from stodepth_models.training.errors import SettingsError
 from stodepth_models.training.run import machine
 from stodepth_models.training.run import train as engine
 from stodepth_models.training.run.folder import RunFolder
@@ -26,10 +27,13 @@ class Wandb:
         self.started, self.settings, self.logged = [], [], []
         self.config = SimpleNamespace(update=lambda values, **_: self.settings.append(values))
 
+    def finish(self):
+        pass
+
     def init(self, **options):
         self.started.append(options)
         return SimpleNamespace(
-            id=options["id"], finish=lambda: None, config=self.config,
+            id=options["id"], finish=self.finish, config=self.config,
             log=lambda values, step=None, **_: self.logged.append((options["id"], step)),
         )  # fmt: skip
 
@@ -59,6 +63,26 @@ def test_weights_and_biases_sees_one_run(tmp_path, wandb, monkeypatch):
     assert [step for _, step in wandb.logged] == [5, 10]
     train(settings(tmp_path / "other", trackers=("wandb",), epochs=1))
     assert wandb.started[-1]["id"] != wandb.started[0]["id"]
+
+
+def test_a_tracker_that_does_not_start_is_named_and_leaves_no_folder(tmp_path, wandb):
+    def refuse(**_):
+        raise Exception("No API key configured.")
+
+    wandb.init = refuse
+    with pytest.raises(SettingsError, match=r"^trackers: No API key configured; leave it out of --trackers"):
+        train(settings(tmp_path / "run", trackers=("wandb",)))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_tracker_that_does_not_end_leaves_the_exit_code(tmp_path, wandb, monkeypatch, capsys):
+    def refuse():
+        raise ConnectionResetError("Connection lost")
+
+    wandb.finish = refuse
+    monkeypatch.setattr(engine, "StopRequest", lambda: Stop(2))
+    assert train(settings(tmp_path, trackers=("wandb",))) == engine.EXIT_RESUME_ME
+    assert "trackers: wandb did not end: Connection lost\n" in capsys.readouterr().out
 
 
 class Mlflow:
