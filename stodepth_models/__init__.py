@@ -27,6 +27,7 @@ from .flops import expected_flops
 from .layers.drop_path import DropPath, drop_path
 from .layers.residual import StochasticResidual
 from .layers.whole_block import StochasticDepthBlock
+from .pruning import PrunedDepth, prune_depth
 from .recalibration import recalibrate_bn
 from .resnet import (
     StoDepthResNet,
@@ -81,6 +82,7 @@ __all__ = [
     "DownloadError",
     "DropPath",
     "MCPrediction",
+    "PrunedDepth",
     "StoDepthBasicBlock",
     "StoDepthBottleneck",
     "StoDepthResNet",
@@ -108,6 +110,7 @@ __all__ = [
     "list_weights",
     "load_pretrained",
     "mc_predict",
+    "prune_depth",
     "recalibrate_bn",
     "register_block",
     "remove_stochastic_depth",

@@ -45,7 +45,8 @@ ARGUMENTS = """
             ``"none"``; None follows ``mult_flag``.
         depth_rule: ``"inclusive"`` or ``"paper"``, in which the first block is dropped too; see :func:`linear_decay`.
         sync_gates: all ranks draw the same gates.
-{shortcut}        **kwargs: ``num_classes`` and whatever else :class:`StoDepthResNet` or :class:`CifarResNet` takes.
+{shortcut}        **kwargs: ``num_classes``, ``layers`` (blocks a stage, in place of the name's) and whatever else
+            :class:`StoDepthResNet` or :class:`CifarResNet` takes.
 
     Raises:
         TypeError: an argument of the wrong type, or one that the network does not take.

@@ -70,6 +70,17 @@ def check_whole(name: str, value: Any, least: int) -> int:
     return value
 
 
+def check_layers(layers: Any, stages: int) -> None:
+    """Check the number of blocks in each stage of a ResNet.
+
+    Raises:
+        ValueError: not as many whole numbers of at least 1 as there are stages.
+    """
+    is_list = isinstance(layers, (list, tuple)) and len(layers) == stages
+    if not is_list or not all(type(depth) is int and depth >= 1 for depth in layers):
+        raise ValueError(f"layers must be the number of blocks in each of {stages} stages, got {layers!r}")
+
+
 def nearest(name: str, known: Iterable[str], count: int = 1) -> list[str]:
     """Return the known names that are nearest to a given one, at most ``count``, none where all are far."""
     return difflib.get_close_matches(name, list(known), n=count)

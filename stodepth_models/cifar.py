@@ -16,7 +16,7 @@ from torchvision.models.resnet import conv1x1, conv3x3
 
 from .blocks.torchvision import StoDepthBasicBlock, StoDepthBottleneck
 from .builder import AnySource, StochasticDepth, build, register
-from .checks import check_choice
+from .checks import check_choice, check_layers
 from .layers.recompute import Stage
 from .layers.residual import draws_anywhere
 from .layers.tracing import call_eagerly
@@ -72,7 +72,7 @@ class CifarResNet(HubModel):
         checkpoint_stages: recompute activations in the backward pass; see :class:`Stage`.
 
     Raises:
-        ValueError: unknown ``shortcut``.
+        ValueError: unknown ``shortcut``, or ``layers`` that are not a whole number for each stage.
 
     Examples:
         >>> import torch, stodepth_models as sdm
@@ -93,6 +93,7 @@ class CifarResNet(HubModel):
         checkpoint_stages: bool = False,
     ) -> None:
         check_choice("shortcut", shortcut, SHORTCUTS)
+        check_layers(layers, len(widths))
         super().__init__()
         if norm_layer is None:
             norm_layer = nn.BatchNorm2d
@@ -171,7 +172,7 @@ def _cifar(
     depth: StochasticDepth,
     options: dict[str, Any],
 ) -> CifarResNet:
-    architecture = partial(CifarResNet, block, layers, widths)
+    architecture = partial(CifarResNet, block, layers=layers, widths=widths)
     return build(f"{name}_stodepth_lineardecay", architecture, enum, pretrained, weights, progress, depth, options)
 
 

@@ -38,7 +38,7 @@ def recalibrate_bn(model: nn.Module, batches: Iterable[Any]) -> None:
         >>> model = sdm.cifar_resnet20_stodepth_lineardecay()
         >>> sdm.recalibrate_bn(model, [torch.randn(8, 3, 32, 32) for _ in range(2)])
     """
-    norms = _tracking_norms(model)
+    norms = tracking_norms(model)
     momenta = [norm.momentum for norm in norms]
     before = _statistics(norms)
     with restored_modes(model):
@@ -86,6 +86,20 @@ def unfed_norms(model: nn.Module) -> list[str]:
     return unfed
 
 
+def images_of(batch: Any) -> Tensor:
+    """Return the images of a batch: the batch itself, or the first of a tuple.
+
+    Raises:
+        TypeError: no tensor is there.
+    """
+    images = batch
+    if isinstance(batch, (tuple, list)):
+        images = batch[0]
+    if not isinstance(images, Tensor):
+        raise TypeError(f"batches must hold tensors, or tuples that begin with one, got {type(images).__name__}")
+    return images
+
+
 def _feed_all(model: nn.Module, batches: Iterable[Any], norms: list[Any]) -> int:
     """Estimate the statistics from all batches, and return how many of these were passed over."""
     device = None  # of a model without weights
@@ -95,11 +109,7 @@ def _feed_all(model: nn.Module, batches: Iterable[Any], norms: list[Any]) -> int
     used = 0
     passed_over = 0
     for batch in batches:
-        x = batch
-        if isinstance(batch, (tuple, list)):
-            x = batch[0]
-        if not isinstance(x, Tensor):
-            raise TypeError(f"batches must hold tensors, or tuples that begin with one, got {type(x).__name__}")
+        x = images_of(batch)
         if used + passed_over == 0:
             _start_cumulative(norms)
         if _feed(model, x.to(device), norms):
@@ -130,7 +140,8 @@ def _feed(model: nn.Module, x: Tensor, norms: list[Any]) -> bool:
     return True
 
 
-def _tracking_norms(model: nn.Module) -> list[Any]:
+def tracking_norms(model: nn.Module) -> list[Any]:
+    """Return the batch norms that keep running statistics."""
     norms = []
     for module in model.modules():
         if isinstance(module, BATCH_NORMS) and module.track_running_stats:

@@ -10,6 +10,7 @@ from torchvision.models import ResNet, WeightsEnum
 
 from .blocks.torchvision import StoDepthBasicBlock, StoDepthBottleneck
 from .builder import AnySource, StochasticDepth, build, register
+from .checks import check_layers
 from .layers.recompute import Stage
 from .layers.residual import draws_anywhere
 from .layers.tracing import call_eagerly
@@ -24,6 +25,9 @@ class StoDepthResNet(HubModel, ResNet):
         layers: number of blocks in each of the four stages.
         checkpoint_stages: recompute activations in the backward pass; see :class:`Stage`.
         **kwargs: those of ``torchvision.models.ResNet``.
+
+    Raises:
+        ValueError: ``layers`` are not four whole numbers.
 
     Examples:
         >>> import torch, stodepth_models as sdm
@@ -41,6 +45,7 @@ class StoDepthResNet(HubModel, ResNet):
         checkpoint_stages: bool = False,
         **kwargs: Any,
     ) -> None:
+        check_layers(layers, 4)
         self.checkpoint_stages = checkpoint_stages  # read while torchvision's constructor makes the stages
         super().__init__(block, layers, **kwargs)
 
@@ -71,7 +76,7 @@ def _resnet(
     for option, value in fixed.items():
         if options.setdefault(option, value) != value:
             raise ValueError(f"{option} of {name} is {value}, got {options[option]!r}")
-    architecture = partial(StoDepthResNet, block, layers)
+    architecture = partial(StoDepthResNet, block, layers=layers)
     return build(f"{name}_stodepth_lineardecay", architecture, enum, pretrained, weights, progress, depth, options)
 
 

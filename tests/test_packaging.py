@@ -37,6 +37,7 @@ ORDER = (
     ("weights",),
     ("builder",),
     ("resnet", "cifar"),
+    ("pruning",),
     ("callbacks", "training"),
     ("__main__",),
 )

@@ -29,7 +29,7 @@ DISTRIBUTIONS = ("linear", "uniform")
 
 # What builders of this package write on the models they make.
 ATTRIBUTES_OF_BUILDERS = {
-    *("recipe", "built_with", "categories", "checkpoint_stages", "_hub_mixin_config"),
+    *("recipe", "built_with", "categories", "checkpoint_stages", "pruned_depth", "_hub_mixin_config"),
     *("_has_warned_of_norms", "_has_warned_of_scales"),
 }
 

@@ -183,6 +183,11 @@ def _is_training(value: Any) -> bool:
     return _is_length(value.get("image_size")) and _is_length(value.get("resize") or 1)
 
 
+def _are_layers(value: Any) -> bool:
+    """Whether a value is a number of blocks for each stage. More than a thousand would take hours to build."""
+    return isinstance(value, list) and all(type(depth) is int and 1 <= depth <= 1000 for depth in value)
+
+
 def _is_length(value: Any) -> bool:
     return type(value) is int and value > 0
 
@@ -200,6 +205,7 @@ SETTINGS: dict[str, tuple[str, Callable[[Any], bool], bool]] = {
     "survival_probs": ("a list of probabilities in [0, 1]", _is_list_of(_is_probability), True),
     "rescale": ("'eval', 'train' or 'none'", lambda value: value in ("eval", "train", "none"), True),
     "num_classes": ("a whole number, at least 1", lambda value: type(value) is int and value >= 1, False),
+    "layers": ("the number of blocks in each stage, each from 1 to 1000", _are_layers, False),
     "mode": ("the name of a mode", _is(str), False),
     "sync_gates": ("true or false", _is(bool), False),
     "dtype": ("the name of a dtype", _is(str), False),
