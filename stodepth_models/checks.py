@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Iterable
 from numbers import Real
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -84,6 +85,19 @@ def check_layers(layers: Any, stages: int) -> None:
 def nearest(name: str, known: Iterable[str], count: int = 1) -> list[str]:
     """Return the known names that are nearest to a given one, at most ``count``, none where all are far."""
     return difflib.get_close_matches(name, list(known), n=count)
+
+
+def no_such_path(path: Path) -> str:
+    """Return a sentence that a file or folder does not exist, which names the nearest one beside it."""
+    message = f"there is no file or folder {path}"
+    try:
+        beside = [entry.name for entry in path.parent.iterdir()]
+    except OSError:
+        beside = []
+    near = nearest(path.name, beside)
+    if near:
+        message += f"; did you mean {path.with_name(near[0])}?"
+    return message
 
 
 def did_you_mean(name: str, known: Iterable[str], count: int = 1, suffix: str = "") -> str:

@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 import torch
 from torchvision.models import WeightsEnum, get_model, get_model_weights
 
+from ..checks import did_you_mean
 from ..weights.checkpoint import Checkpoint
 from ..weights.config import config_of
 from ..weights.guess import guess_builder
@@ -48,6 +49,8 @@ def builder_of(weights: str, default: str | None = None) -> Owner:
     owners = [name for name in builder_names() if weights in get_model_weights(name).__members__]
     if owners and not Path(weights).exists():
         return Owner(_only(owners, weights, default))
+    if is_name(weights):
+        _refuse_name(weights)
     source = resolve_source(weights, None, "a model that is not named")
     if isinstance(source, WeightsEnum):
         owners = [name for name in builder_names() if isinstance(source, get_model_weights(name))]
@@ -71,13 +74,12 @@ def owner_beside(weights: str, named: str, weights_win: bool = False) -> Owner:
 
     Raises:
         SettingsError: the weights name another builder, and do not win.
-        ValueError: the source cannot be read.
     """
     if weights == PRETRAINED:
         return Owner(named)
     try:
         owner = builder_of(weights, default=named)
-    except SettingsError:  # whoever loads them says what does not fit
+    except ValueError:  # whoever loads them for this builder says what is wrong with them
         return Owner(named)
     if _short(owner.name) == _short(named):
         return owner
@@ -102,6 +104,23 @@ def refuse_builder(name: str, owner: str, weights: str) -> NoReturn:
         f"--model {ours} and --weights {weights} contradict one another, the weights are those of {theirs}: "
         f"leave out --model to take {theirs}"
     )
+
+
+def is_name(weights: str) -> bool:
+    """Return whether a source can be a name of weights only: no path, folder or address."""
+    return weights.isidentifier() and not Path(weights).exists()
+
+
+def _refuse_name(weights: str) -> NoReturn:
+    """Raise a SettingsError for what looks like a name of weights and is none."""
+    names = [member for name in builder_names() for member in get_model_weights(name).__members__]
+    message = f"there are no weights {weights}"
+    hint = did_you_mean(weights.upper(), names)
+    if weights in map(_short, builder_names()):
+        hint = f"{weights} is a model: give it as --model, and as --weights a file or the name of weights"
+    if hint:
+        message += f"; {hint}"
+    raise SettingsError(f"{message}; stodepth weights lists their names")
 
 
 def _saved_options(checkpoint: Checkpoint) -> dict[str, Any]:

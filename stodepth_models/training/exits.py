@@ -25,11 +25,19 @@ def run_script(main: Callable[[], int | None]) -> NoReturn:
         # The reader, such as `head`, has read enough. Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = EXIT_FAILED
+    except SettingsError as error:
+        leave(str(error), EXIT_BAD_SETTINGS)
     except (ValueError, OSError, Diverged, MissingExtra) as error:
-        leave(str(error), EXIT_BAD_SETTINGS if isinstance(error, SettingsError) else EXIT_FAILED)
+        leave(_in_plain_words(error), EXIT_FAILED)
     except KeyboardInterrupt:
         leave("interrupted", EXIT_INTERRUPTED)
     sys.exit(code)
+
+
+def _in_plain_words(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename} cannot be read or written ({error.strerror}): check the path"
+    return str(error)
 
 
 def leave(message: str, code: int) -> NoReturn:

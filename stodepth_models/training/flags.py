@@ -48,6 +48,8 @@ def _hint(wanted: str, known: Sequence[str]) -> str:
         names.setdefault(_last_part(name), f"--{name}")
     if _ELSEWHERE.get(wanted) in names:
         return f"did you mean {names[_ELSEWHERE[wanted]]}?"
+    if wanted.startswith("no_") and wanted.removeprefix("no_") in names:
+        return f"did you mean {names[wanted.removeprefix('no_')]} false?"
     near = nearest(wanted, names)
     if not near:
         return ""
@@ -60,6 +62,13 @@ def _alike(name: str) -> str:
 
 def _last_part(name: str) -> str:
     return _alike(name).rpartition(".")[2]
+
+
+def count(text: str) -> int:
+    """Return a number from 1 on, for the ``type`` of an argument."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1 on, got {text}")
+    return int(text)
 
 
 class _StoreOnce(argparse.Action):

@@ -1,8 +1,12 @@
 """Settings of the network."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
+from torchvision.models import list_models
+
+from ..blocks.surgery import METHODS
 from ..zoo import full_name
 from .limits import at_least, within
 
@@ -37,7 +41,7 @@ class ModelConfig:
         ramp_epochs: epochs over which the survival probabilities fall from 1 to the model's own; 0: none.
         mult_flag: scale branches by their survival probability in evaluation, as in the paper.
         mode: what one gate decides: a branch for the whole ``batch`` (the paper), for each ``row``, or for a ``subset``
-            of neighbouring rows of nearly constant size.
+            of neighbouring rows of nearly constant size; ``block`` and ``sample`` are batch and row.
         rescale: where branches are scaled: in evaluation (``eval``), in training (``train``) or nowhere (``none``);
             none given: follows ``mult_flag``.
         depth_rule: ``inclusive`` begins at the first probability; ``paper`` drops the first block too.
@@ -64,7 +68,7 @@ class ModelConfig:
     final_stoch_depth_probability: float = 0.5
     ramp_epochs: int = 0
     mult_flag: bool = True
-    mode: Literal["batch", "row", "subset"] = "batch"
+    mode: Literal["batch", "row", "subset", "block", "sample"] = "batch"
     rescale: Literal["eval", "train", "none"] | None = None
     depth_rule: Literal["inclusive", "paper"] = "inclusive"
     masked: bool = False
@@ -88,7 +92,8 @@ class ModelConfig:
             if not self.is_of_library:
                 object.__setattr__(self, "name", full_name(self.name))
         except ValueError as error:
-            raise ValueError(f"model.name: {error}; other libraries: timm:NAME, torchvision:NAME") from None
+            raise ValueError(f"model.name: {error}; {_elsewhere(self.name)}") from None
+        object.__setattr__(self, "mode", METHODS.get(self.mode, self.mode))
         if self.drop_rate is not None:
             within("model.drop_rate", self.drop_rate, 0.0, 1.0)
         for value in self.prob_0_L:
@@ -111,7 +116,10 @@ class ModelConfig:
         if self.ramp_epochs and self.stoch_depth_probability is not None:
             raise ValueError("model.ramp_epochs and model.stoch_depth_probability are two schedules: give one of them")
         if self.drop_rate is not None and not self.is_of_library:
-            raise ValueError(f"model.drop_rate is for timm:NAME and torchvision:NAME, {self.name} has model.prob_0_L")
+            raise ValueError(
+                f"model.drop_rate is for timm:NAME and torchvision:NAME: give {self.name} "
+                f"model.prob_0_L=[1.0,{1 - self.drop_rate:g}]"
+            )
         if self.is_of_library and (self.masked or self.frozen_stem or self.checkpoint_stages):
             raise ValueError(
                 f"{self.name} takes neither model.masked nor model.frozen_stem nor model.checkpoint_stages: "
@@ -133,3 +141,12 @@ class ModelConfig:
             raise ValueError(
                 "model.sync_batchnorm=true would wait for processes that drop the block: add model.sync_gates=true"
             )
+
+
+def _elsewhere(name: str) -> str:
+    """Say where what is no model of this package may be found."""
+    if Path(name).exists():
+        return f"{name} is a file or folder: give it as --weights"
+    if name in list_models():
+        return f"did you mean torchvision:{name}?"
+    return "other libraries: timm:NAME, torchvision:NAME"

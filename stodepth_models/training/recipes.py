@@ -29,7 +29,10 @@ def find_recipe(name: str) -> Path:
     if path.is_file():
         return path
     if path.is_dir() and (path / "config.json").is_file():
-        raise ValueError(f"{name} is the folder of a run, not a file of settings")
+        raise ValueError(
+            f"{name} is the folder of a run, not a file of settings: to go on with it, give its recipe, "
+            f"--output {name} and --resume; to begin with its weights, give --weights {name}"
+        )
     names = recipe_names()
     if name.removesuffix(".yaml") in names:
         return recipe_folder() / f"{name.removesuffix('.yaml')}.yaml"

@@ -164,7 +164,7 @@ def _refuse_repeated_settings(grid: dict[str, list[Any]], extra: Sequence[str]) 
             raise SettingsError(f"{name} is given by the sweep itself: use --seeds and -o")
     for name in grid:
         if name in further:
-            raise SettingsError(f"{name} is given by --grid and after --: leave one of them out")
+            raise SettingsError(f"{name} is given by --grid and for all runs: leave one of them out")
 
 
 def _folder_name(config: Path, point: dict[str, Any]) -> str:

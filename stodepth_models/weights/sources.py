@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from torch import Tensor
 from torchvision.models import WeightsEnum, get_weight
 
-from ..checks import did_you_mean
+from ..checks import did_you_mean, no_such_path
 from .checkpoint import Checkpoint, read_file, read_mapping
 from .download import HUB_FILES, cached_path, check_sha256, digest_in_name, fetch_hub, fetch_url, is_remote
 from .errors import CheckpointError, DownloadError
@@ -24,6 +24,7 @@ Source: TypeAlias = WeightsEnum | str | Path | Mapping[str, Tensor] | Checkpoint
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".th", ".bin")
 RUN_FILES = ("best.safetensors", "last.safetensors")  # what a training run leaves in its folder
+FILES_OF_WEIGHTS = (*HUB_FILES, *RUN_FILES)
 
 
 def resolve_source(source: Any, enum: type[WeightsEnum] | None, owner: str, argument: str = "weights") -> Source:
@@ -119,19 +120,33 @@ def _existing(path: Path) -> Path:
     except RuntimeError:  # `~name` of nobody
         raise FileNotFoundError(f"there is no file {path}: no home folder is known for {path.parts[0]}") from None
     if not _exists(path):
-        raise FileNotFoundError(f"there is no file {path}")
+        raise FileNotFoundError(no_such_path(path))
     if path.is_dir():
-        names = (*HUB_FILES, *RUN_FILES)
-        inside = next((path / name for name in names if (path / name).is_file()), None)
-        kind = kind_of_path(path)
-        if inside is None and kind is not None:
-            raise CheckpointError(f"{path} {kind}")
-        if inside is None:
-            raise FileNotFoundError(f"the folder {path} holds no weights, looked for {', '.join(names)}")
-        return inside
+        return _weights_in(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} is neither a file nor a folder")  # to open a named pipe would wait for ever
     return path
+
+
+def _weights_in(folder: Path) -> Path:
+    inside = _first_file(folder)
+    if inside is not None:
+        return inside
+    kind = kind_of_path(folder)
+    if kind is not None:
+        raise CheckpointError(f"{folder} {kind}")
+    message = f"the folder {folder} holds no weights, looked for {', '.join(FILES_OF_WEIGHTS)}"
+    below = [path for path in sorted(folder.iterdir()) if path.is_dir() and _first_file(path) is not None]
+    if below:
+        message += f"; did you mean {' or '.join(map(str, below[:3]))}?"
+    raise FileNotFoundError(message)
+
+
+def _first_file(folder: Path) -> Path | None:
+    for name in FILES_OF_WEIGHTS:
+        if (folder / name).is_file():
+            return folder / name
+    return None
 
 
 def _exists(path: Path) -> bool:

@@ -112,7 +112,7 @@ def test_what_the_sweep_gives_itself_is_refused(tmp_path, grid, extra, name):
 
 @pytest.mark.parametrize("extra", [("--optim.lr=0.3",), ("--epochs=2", "--optim.lr", "0.3")])
 def test_what_the_grid_gives_is_refused_among_the_further_arguments(tmp_path, extra):
-    with pytest.raises(SettingsError, match=r"^optim\.lr is given by --grid and after --: leave one of them out$"):
+    with pytest.raises(SettingsError, match=r"^optim\.lr is given by --grid and for all runs: leave one of them out$"):
         plan([RECIPE], [1], {"optim.lr": [0.1, 0.2]}, tmp_path, extra)
 
 

@@ -382,7 +382,7 @@ def test_strict_false_loads_what_there_is_and_logs_the_rest(caplog):
             TypeError,
             "must come from CifarResNet20_Weights, got CifarResNet32",
         ),
-        ("missing.pth", FileNotFoundError, r"there is no file missing\.pth"),
+        ("missing.pth", FileNotFoundError, r"there is no file or folder missing\.pth"),
         (
             3,
             TypeError,

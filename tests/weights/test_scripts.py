@@ -132,7 +132,7 @@ def test_convert_takes_the_same_flag_and_the_same_names_as_the_other_commands(ca
 def test_convert_says_what_it_cannot_do(call, tmp_path):
     torch.save({"a": torch.zeros(1)}, tmp_path / "odd.pth")
     status, _, err = call("convert_weights.py", tmp_path / "odd.pth", tmp_path / "out")
-    assert status == 1
+    assert status == 2
     assert "odd.pth matches no builder: name it with --model" in err
     for name in ("cifar_resnet20_stodepth_lineardecay", "cifar_resnet20"):
         status, _, err = call("convert_weights.py", tmp_path / "odd.pth", tmp_path / "out", "--model", name)
@@ -281,9 +281,9 @@ def test_predict_cuts_large_images_and_scales_16_bits_as_evaluation_does(call, p
         (["photos/more/notes.txt"], "notes.txt cannot be read as an image (cannot identify image file)"),
         (["cut.jpg"], "cut.jpg cannot be read as an image ("),
         (["empty"], "empty holds no images"),
-        (["grey.jpg", "--top", "0"], "--batch-size and --top must be at least 1"),
+        (["grey.jpg", "--top", "0"], "--top: must be a whole number from 1 on, got 0"),
         (["grey.jpg", "--tpo", "0"], "there is no --tpo; did you mean --top?"),
-        (["grey.jpg", "--batch_size", "many"], "--batch-size: invalid int value: 'many'"),
+        (["grey.jpg", "--batch_size", "many"], "--batch-size: must be a whole number from 1 on, got many"),
     ],
 )
 def test_predict_says_what_it_cannot_do(arguments, message, predict, photos, monkeypatch):

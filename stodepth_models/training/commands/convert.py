@@ -28,7 +28,7 @@ from ...weights.prefix import under_prefix
 from ...weights.rebuild import rebuild
 from ...weights.sources import read_checkpoint, resolve_source
 from ...zoo import full_name
-from ..builders import refuse_builder, refuse_names
+from ..builders import builder_of, is_name, refuse_builder, refuse_names
 from ..flags import Parser
 from ..model_config import LIBRARIES
 
@@ -112,7 +112,11 @@ def write(model: Any, training: dict[str, Any], target: Path) -> None:
 def main(words: Sequence[str]) -> None:
     """Parse, build the model of the weights, write it."""
     arguments = parse_arguments(words)
-    builder = None if arguments.model is None else full_name(arguments.model)
+    builder = None
+    if arguments.model is not None:
+        builder = full_name(arguments.model)
+    elif is_name(arguments.source):
+        builder = builder_of(arguments.source).name
     enum = None if builder is None else get_model_weights(builder)
     source = resolve_source(arguments.source, enum, builder or "a model that is not named")
     checkpoint = read_checkpoint(source)

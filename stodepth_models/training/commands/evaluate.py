@@ -21,10 +21,23 @@ The end of a name suffices where no other ends so: --weights for --model.weights
 def main(words: Sequence[str]) -> None:
     """Parse, evaluate, print."""
     config = parse(EvaluateConfig, words, DESCRIPTION, "evaluate")
-    settings = as_settings(words, setting_types(EvaluateConfig))
-    if not any(setting.startswith(("--data", "--config")) for setting in settings):
-        config = dataclasses.replace(config, data=data_of_run(config.model.weights) or config.data)
+    given = []
+    for word in as_settings(words, setting_types(EvaluateConfig)):
+        given.append(word.removeprefix("--").partition("=")[0])
+    images = data_of_run(config.model.weights)
+    if images is not None and not {"config", "data", "data.name", "data.root"}.intersection(given):
+        config = dataclasses.replace(config, data=_changed(images, config.data, given))
     print(report(evaluate_weights(config), config.json))
+
+
+def _changed(images: DataConfig, typed: DataConfig, given: Sequence[str]) -> DataConfig:
+    """Return the data set of a run with the settings that are given, such as ``data.image_size``."""
+    changes = {}
+    for name in given:
+        if name.startswith("data."):
+            setting = name.split(".")[1]
+            changes[setting] = getattr(typed, setting)
+    return dataclasses.replace(images, **changes)
 
 
 def data_of_run(weights: str | None) -> DataConfig | None:

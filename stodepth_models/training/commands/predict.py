@@ -21,6 +21,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.models import WeightsEnum, get_model, get_model_weights
 
+from ...checks import no_such_path
 from ...weights.prefix import under_prefix
 from ...weights.preprocessing import saved_preprocessing
 from ...weights.published import CifarResNet20_Weights, ImageClassification
@@ -31,8 +32,7 @@ from ..builders import Owner, builder_of, owner_beside
 from ..config import ModelConfig
 from ..data.folders import images_below
 from ..data.images import IMAGES, open_rgb, resized, warn_of_unused_bits
-from ..errors import SettingsError
-from ..flags import Parser
+from ..flags import Parser, count
 from ..model_config import LIBRARIES
 from . import require_extra
 
@@ -48,8 +48,8 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
         "--model.weights_prefix", dest="prefix", metavar="PREFIX",
         help="Beginning of the names of the network in weights of several, such as encoder_q..",
     )  # fmt: skip
-    parser.add_argument("--batch-size", type=int, default=64, help="Images a forward pass. Default: %(default)s.")
-    parser.add_argument("--top", type=int, default=5, help="Classes an image. Default: %(default)s.")
+    parser.add_argument("--batch-size", type=count, default=64, help="Images a forward pass. Default: %(default)s.")
+    parser.add_argument("--top", type=count, default=5, help="Classes an image. Default: %(default)s.")
     parser.add_argument("--json", action="store_true", help="Print one JSON object a line instead of a table.")
     return parser.parse_words(words)
 
@@ -59,7 +59,7 @@ def find_images(paths: list[Path]) -> list[Path]:
     found = []
     for path in paths:
         if not path.exists():
-            raise FileNotFoundError(f"there is no file or folder {path}")
+            raise FileNotFoundError(no_such_path(path))
         inside = [path]
         if path.is_dir():
             inside = images_below(path, Counter())
@@ -139,8 +139,6 @@ def show(result: dict[str, Any], as_json: bool) -> None:
 def main(words: Sequence[str]) -> None:
     """Parse, then classify batch after batch."""
     arguments = parse_arguments(words)
-    if min(arguments.batch_size, arguments.top) < 1:
-        raise SettingsError("--batch-size and --top must be at least 1")
     paths = find_images(arguments.images)
     warn_of_unused_bits(paths)
     name, source, options = read(arguments.weights, arguments.model, arguments.prefix)

@@ -8,6 +8,7 @@ writes a job array. Settings of stodepth train, such as --epochs, and what stand
 
 import argparse
 import shlex
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,6 +46,8 @@ def main(words: Sequence[str]) -> int:
     elif options.print:
         print("\n".join(shlex.join([*program, *run.arguments]) for run in runs if not run.finished))
     else:
+        if shutil.which(program[0]) is None:
+            raise SettingsError(f"--launcher: there is no program {program[0]}")
         return run_all(runs, program, lambda text: print(text, flush=True), EXIT_RESUME_ME)
     return 0
 

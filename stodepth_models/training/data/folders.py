@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from ...checks import no_such_path
 from .archives import ARCHIVES, unpacked
 from .extraction import Limits
 from .images import is_hidden, is_image
@@ -34,7 +35,7 @@ def find_root(root: Path, cache: Path, limits: Limits) -> Path:
         ValueError: ``root`` does not exist, is no folder and no archive, or has neither splits nor classes.
     """
     if not root.exists():
-        raise ValueError(f"data.root: {root} does not exist")
+        raise ValueError(f"data.root: {no_such_path(root)}: give the folder or archive of the images")
     if root.is_file():
         if not root.name.lower().endswith(ARCHIVES):
             raise ValueError(f"data.root: {root} is neither a folder nor an archive ({', '.join(ARCHIVES)})")

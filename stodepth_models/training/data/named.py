@@ -28,7 +28,12 @@ def read_arrays(config: DataConfig) -> Named:
         return _READERS[config.name](config.root.expanduser(), config.download)
     except (RuntimeError, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"{config.name} cannot be read from data.root={config.root} ({reason})") from None
+        remedy = "check the network, or put the files of torchvision's data set there"
+        if not config.download:
+            # torchvision advises an argument of its own.
+            reason = "not found there, or damaged"
+            remedy = "leave out --data.download false to fetch it, or give the folder that holds it"
+        raise ValueError(f"{config.name} cannot be read from data.root={config.root} ({reason}): {remedy}") from None
 
 
 def _cifar(dataset: type[tv.CIFAR10], root: Path, download: bool) -> Named:

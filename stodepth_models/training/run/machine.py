@@ -11,6 +11,7 @@ from accelerate.utils import DistributedType, LoggerType
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ...checks import did_you_mean
 from ..errors import SettingsError
 
 _SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
@@ -46,7 +47,11 @@ def _check_trackers(trackers: Sequence[str]) -> None:
     available = {kind.value for kind in get_available_trackers()}
     for name in trackers:
         if name not in known:  # before anybody installs a package of a mistyped name
-            raise SettingsError(f"trackers must be of {', '.join(known)}, got {name}")
+            message = f"trackers must be of {', '.join(known)}, got {name}"
+            hint = did_you_mean(name, known)
+            if hint:
+                message += f"; {hint}"
+            raise SettingsError(message)
         if name not in available:
             raise SettingsError(f"trackers: {name} not installed: pip install it, or leave it out")
 

@@ -450,7 +450,7 @@ def test_settings_of_the_model_that_contradict_each_other_blame_no_option(tmp_pa
 @pytest.mark.parametrize(
     ("weights", "reason"),
     [
-        ("/no/such.pt", "there is no file /no/such.pt"),
+        ("/no/such.pt", "there is no file or folder /no/such.pt"),
         ("CIFAR10_JPEG_V9", "no weights 'CIFAR10_JPEG_V9' for cifar_resnet20"),
         ("CifarResNet32_Weights.CIFAR10_IDELBAYEV", "must come from CifarResNet20_Weights"),
     ],
@@ -489,7 +489,7 @@ def test_a_resumed_run_asks_no_more_for_the_weights_that_it_began_with(undisturb
     monkeypatch.setattr(engine, "StopRequest", lambda: Stop(3))
     assert train(settings(tmp_path / "parts", model=model)) == EXIT_RESUME_ME
     begin.unlink()
-    with pytest.raises(SettingsError, match=r"^model\.weights: there is no file .*begin\.safetensors"):
+    with pytest.raises(SettingsError, match=r"^model\.weights: there is no file or folder .*begin\.safetensors"):
         train(settings(tmp_path / "afresh", model=model, resume=True))
     monkeypatch.setattr(engine, "StopRequest", lambda: Stop(10**9))
     assert train(settings(tmp_path / "parts", model=model, resume=True)) == 0
