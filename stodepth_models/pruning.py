@@ -36,7 +36,7 @@ class PrunedDepth:
 
     Attributes:
         kept: positions of the blocks that stay, in forward order, counted from 0: what ``keep`` takes.
-        left_out: names that the other blocks had.
+        left_out: names that the other blocks had; where batches chose them, in the order in which they left.
         flops_share: FLOPs of a pass, as a share in ``[0, 1]`` of those of the whole model.
         time_share: time of an evaluation pass, as a share of that of the whole model; median of five.
 

@@ -85,11 +85,22 @@ def test_blocks_that_compute_nothing_leave_first():
 
 
 def test_a_block_that_saves_more_may_move_more():
-    """Two blocks change the logits by about the same; the one at four times the resolution saves far more."""
     torch.manual_seed(0)
-    model = timm.create_model("convnext_atto", depths=(2, 2, 2, 2), dims=(8, 8, 8, 8), num_classes=3).eval()
-    pruned = sdm.prune_depth(model, 0.95, [torch.randn(4, 3, 64, 64)])
-    assert pruned.pruned_depth.left_out == ("stages.0.blocks.1",)
+    stages = [nn.Sequential(BasicBlock(8, 8), BasicBlock(8, 8)) for _ in range(2)]
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)]
+    model = nn.Sequential(stages[0], nn.AvgPool2d(4), stages[1], *head).eval()
+    x = torch.randn(64, 8, 16, 16)
+    # The block in front has 16 times the FLOPs, and moves the predictions more than the other one, but not that much.
+    nn.init.constant_(model[2][1].bn2.weight, 0.5)
+    distances = {}
+    for kept in ([0, 2, 3], [0, 1, 2]):
+        pruned = sdm.prune_depth(model, kept, [x])
+        sdm.recalibrate_bn(whole := copy.deepcopy(model), [x])
+        probs = whole(x).softmax(1)
+        divergence = (probs * (whole(x).log_softmax(1) - pruned(x).log_softmax(1))).sum(1).mean().item()
+        distances[pruned.pruned_depth.left_out] = divergence
+    assert 1.0 < distances["0.1",] / distances["2.1",] < 16.0
+    assert sdm.prune_depth(model, 0.99, [x]).pruned_depth.left_out[0] == "0.1"
 
 
 def test_norms_are_estimated_at_the_new_depth():

@@ -9,19 +9,33 @@ from ..zoo import SUFFIX
 def model_table(entries: Sequence[dict[str, Any]]) -> str:
     """Return a Markdown table of the models whose files ship: size, cost, accuracy, and how to load them."""
     rows: list[tuple[str, ...]] = [
-        ("model", "weights", "parameters", "GFLOPs (multiply-adds)", "top-1 %", "data", "MiB", "how to load"),
-        ("---", "---", "---:", "---:", "---:", "---", "---:", "---"),
+        (
+            "model",
+            "weights",
+            "parameters",
+            "GFLOPs (multiply-adds)",
+            "top-1 % (95 % interval)",
+            "NLL",
+            "calibration error",
+            "data",
+            "MiB",
+            "how to load",
+        ),
+        ("---", "---", *["---:"] * 5, "---", "---:", "---"),
     ]
     for entry in shipped(entries):
         argument = f'weights="{entry["name"]}"'
         if entry["default"]:
             argument = "pretrained=True"
+        low, high = entry["acc@1_interval"]
         row = (
             f"`{entry['builder']}`",
             f"`{entry['name']}`",
             f"{entry['num_params']:,}",
             f"{entry['ops']:.3f}",
-            f"{entry['acc@1']:.2f}",
+            f"{entry['acc@1']:.2f} ({low:.2f} to {high:.2f})",
+            f"{entry['nll']:.3f}",
+            f"{entry['ece']:.3f}",
             entry["dataset"],
             f"{entry['file_size']:.1f}",
             f"`sdm.{entry['builder']}{SUFFIX}({argument})`",

@@ -122,7 +122,7 @@ def _images(training: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any
 
 
 def _figures(path: Path, saved: Mapping[str, Any], settings: dict[str, Any], root: Path) -> dict[str, Any]:
-    """Size and cost of the network, and its accuracy on the test images, evaluated in float32."""
+    """Size and cost of the network, and its figures on the test images, evaluated in float32."""
     model = rebuild(saved, {})
     side = saved["training"]["image_size"]
     flops = expected_flops(model, (1, 3, side, side)).full
@@ -139,6 +139,9 @@ def _figures(path: Path, saved: Mapping[str, Any], settings: dict[str, Any], roo
         "num_params": sum(parameter.numel() for parameter in model.parameters()),
         "ops": round(flops / 2e9, 3),  # torchvision counts multiply-adds, of two FLOPs each
         "acc@1": round(100 * figures["top1"], 2),
+        "acc@1_interval": [round(100 * bound, 2) for bound in figures["top1_interval"]],
+        "nll": round(figures["nll"], 5),
+        "ece": round(figures["ece"], 5),
         "measured": True,
     }
 

@@ -18,6 +18,10 @@ from .checkpoint import Checkpoint, read_file
 from .download import check_sha256, fetch_url
 from .scales import with_scales
 
+# Figures of an entry on the test images: accuracy and its 95 % interval in percent, negative log-likelihood in nats,
+# and calibration error in [0, 1]. Weights of other projects have the first alone.
+FIGURES = ("acc@1", "acc@1_interval", "nll", "ece")
+
 # The class of torchvision's own preprocessing, whose module has a private name.
 ImageClassification: Any = ResNet18_Weights.IMAGENET1K_V1.transforms.func
 
@@ -97,7 +101,7 @@ def _weights(entry: dict[str, Any]) -> Weights:
         "sha256": entry["sha256"],
         "measured": entry["measured"],
         "pretrained": entry["default"],  # what pretrained=True loads: weights of stochastic depth
-        "_metrics": {entry["dataset"]: {"acc@1": entry["acc@1"]}},
+        "_metrics": {entry["dataset"]: {figure: entry[figure] for figure in FIGURES if figure in entry}},
         "_ops": entry["ops"],
         "_file_size": entry["file_size"],
         "_docs": entry["docs"],

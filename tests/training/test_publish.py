@@ -49,6 +49,12 @@ def test_the_entry_tells_what_the_file_is_and_how_it_was_trained(run, folder):
     assert entry["ops"] == 0.003  # of 8x8 pixels: a sixteenth of 0.041
     result = json.loads((run / "result.json").read_text())
     assert entry["acc@1"] == entry["training"]["test_best"] == pytest.approx(100 - result["test_error_best"], abs=0.006)
+    assert (entry["nll"], entry["ece"]) == (
+        pytest.approx(result["test_best"]["nll"], abs=6e-5),
+        pytest.approx(result["test_best"]["ece"], abs=6e-5),
+    )
+    low, high = entry["acc@1_interval"]
+    assert low < entry["acc@1"] < high
     assert entry["training"]["valid_best"] == round(100 - result["best_valid_error"], 2)
     assert entry["training"]["prob_0_L"] == [1.0, 0.7]
     assert (entry["training"]["seed"], entry["training"]["epochs"]) == (3, [2])

@@ -43,7 +43,14 @@ def test_an_entry_becomes_a_member_with_torchvisions_meta(entry):
     assert {"categories", "num_params", "_metrics", "_ops", "_file_size", "_docs", "recipe", "min_size", "sha256"} <= {
         *member.meta
     }
-    assert member.meta["_metrics"] == {entry["dataset"]: {"acc@1": entry["acc@1"]}}
+    figures = {"acc@1", "acc@1_interval", "nll", "ece"} if entry["measured"] else {"acc@1"}
+    assert member.meta["_metrics"] == {entry["dataset"]: {figure: entry[figure] for figure in figures}}
+    if entry["measured"]:
+        low, high = entry["acc@1_interval"]
+        assert low < entry["acc@1"] < high
+        # The standard error of a share p of n images is sqrt(p * (1 - p) / n).
+        share = entry["acc@1"] / 100
+        assert high - low == pytest.approx(2 * 196 * (share * (1 - share) / 10_000) ** 0.5, abs=0.02)
     assert len(member.meta["categories"]) == 10
     assert pickle.loads(pickle.dumps(member)) is member
     assert copy.deepcopy(member) is member

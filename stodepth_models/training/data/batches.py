@@ -1,5 +1,6 @@
 """Batches on the device: small images from memory, large ones from files."""
 
+import itertools
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -145,6 +146,29 @@ class EvaluationBatches:
         else:
             batches = [indices.tolist() for indices in self.indices]
             yield from evaluation_images(self.data, self.split, batches, self.workers)
+
+
+def augmented_images(data: Data, images: int, seed: int, batch_size: int = 250) -> Iterator[Tensor]:
+    """Yield standardised training images ``(B, 3, H, W)``, on the CPU, augmented as in training.
+
+    Args:
+        data: the data set.
+        images: at least so many are yielded; where there are fewer, each comes again in a further epoch.
+        seed: of their order and augmentation.
+        batch_size: most images a batch.
+    """
+    assert data.train is not None
+    count = len(data.train.labels)
+    order = SampleOrder(count, min(batch_size, count), seed)
+    batches = TrainBatches(data, order, torch.device("cpu"), workers=0)
+    left = images
+    for epoch in itertools.count():
+        for batch in batches.epoch(epoch):
+            for x, _ in batch.parts:
+                yield x
+                left -= len(x)
+                if left <= 0:
+                    return
 
 
 class _PaddedImages:

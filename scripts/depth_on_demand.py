@@ -1,0 +1,137 @@
+#!/usr/bin/env python3
+"""Measure how accurate trained networks stay when blocks are left out, without training them again.
+
+    python scripts/depth_on_demand.py --data cifar10-jpeg.tar.xz --model cifar_resnet56 \\
+        "constant depth=runs/constant" "p = 0.7=runs/uniform" -o figures.json --picture frontier.svg
+
+Prints, for each network and share of the FLOPs, the accuracy on the test images after ``prune_depth``. Blocks are
+chosen, and batch norms estimated, on training images that are augmented as in training.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from torch import nn
+from torchvision.models import get_model
+
+import stodepth_models as sdm
+from stodepth_models.training.config import DataConfig
+from stodepth_models.training.data.batches import EvaluationBatches, augmented_images
+from stodepth_models.training.data.datasets import Data, load_data
+from stodepth_models.training.exits import run_script
+from stodepth_models.training.predictions import accuracy_interval
+from stodepth_models.training.run.machine import make_accelerator
+from stodepth_models.training.run.metrics import evaluate
+
+_BATCH = 250
+# Okabe and Ito, "Color Universal Design" (2008).
+_COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7")
+_MARKERS = "os^Dv"
+_COLUMNS = ("Network", "FLOPs", "Time", "Blocks left out", "Top-1", "95 % interval", "NLL")
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("networks", nargs="+", metavar="NAME=WEIGHTS", help="what a network is called, and its weights")
+    parser.add_argument("--data", type=Path, required=True, help="folder or archive of the images")
+    parser.add_argument("--model", default="cifar_resnet56", help="builder of the networks, without its suffix")
+    parser.add_argument("--shares", nargs="+", type=float, default=(0.9, 0.8, 0.7, 0.6, 0.5), help="of the FLOPs")
+    parser.add_argument("--images", type=int, default=1000, help="training images that choose")
+    parser.add_argument("--test-images", type=int, help="evenly spaced test images (default: all)")
+    parser.add_argument("-o", "--output", type=Path, help="JSON file of the figures")
+    parser.add_argument("--picture", type=Path, help="SVG file of the accuracy over the FLOPs")
+    return parser.parse_args()
+
+
+def frontier(model: nn.Module, data: Data, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Return the figures of the whole network, and of one for each share of its FLOPs."""
+    images = list(augmented_images(data, options.images, seed=0))
+    shares = sorted(options.shares, reverse=True)
+    smallest = sdm.prune_depth(model, shares[-1], images).pruned_depth
+    names = [name for name, module in model.named_modules() if hasattr(module, "stodepth_gates")]
+    found = []
+    for share in (1.0, *shares):
+        # Blocks leave one after another: a larger network has those that left last.
+        for count in range(len(smallest.left_out) + 1):
+            leaving = smallest.left_out[:count]
+            kept = [position for position, name in enumerate(names) if name not in leaving]
+            pruned = sdm.prune_depth(model, kept, images)
+            if pruned.pruned_depth.flops_share <= share:
+                break
+        found.append(measure(pruned, data, options.test_images))
+    return found
+
+
+def measure(pruned: nn.Module, data: Data, images: int | None) -> dict[str, Any]:
+    """Return the figures of a network on the test images."""
+    test = data.test
+    assert test is not None
+    if images is not None:
+        # Files lie class by class: a stride keeps the classes balanced.
+        stride = max(1, len(test.labels) // images)
+        test = test.select(torch.arange(0, len(test.labels), stride)[:images])
+    accelerator = make_accelerator(cpu=True, precision="no")
+    figures = evaluate(pruned, EvaluationBatches(data, test, _BATCH, accelerator.device), accelerator)
+    depth = pruned.pruned_depth
+    return {
+        "flops_share": depth.flops_share,
+        "time_share": depth.time_share,
+        "left_out": list(depth.left_out),
+        "top1": figures.top1,
+        "top1_interval": accuracy_interval(round(figures.top1 * figures.count), figures.count),
+        "nll": figures.nll,
+    }
+
+
+def row(name: str, found: dict[str, Any]) -> str:
+    """Return one line of the table."""
+    low, high = found["top1_interval"]
+    cells = [name, f"{found['flops_share']:.2f}", f"{found['time_share']:.2f}", str(len(found["left_out"]))]
+    cells += [f"{found['top1']:.2%}", f"{low:.2%} to {high:.2%}", f"{found['nll']:.3f}"]
+    return f"| {' | '.join(cells)} |"
+
+
+def draw(results: dict[str, list[dict[str, Any]]], path: Path) -> None:
+    """Draw the accuracy of each network over the FLOPs that are left."""
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    for number, (name, points) in enumerate(results.items()):
+        flops = [100 * point["flops_share"] for point in points]
+        accuracy = [100 * point["top1"] for point in points]
+        axes.plot(flops, accuracy, label=name, color=_COLOURS[number], marker=_MARKERS[number])
+    axes.invert_xaxis()
+    axes.set_xlabel("FLOPs of a pass (% of the whole network)")
+    axes.set_ylabel("Test accuracy (%)")
+    axes.set_title("Blocks left out after training, without training again")
+    axes.grid(alpha=0.3, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    figure.savefig(path, metadata={"Date": None})
+
+
+def main() -> None:
+    """Parse, measure, print a Markdown table, draw."""
+    options = parse_arguments()
+    data = load_data(DataConfig(name="folder", root=options.data))
+    print(f"| {' | '.join(_COLUMNS)} |")
+    print(f"| --- |{' ---: |' * (len(_COLUMNS) - 1)}")
+    results: dict[str, list[dict[str, Any]]] = {}
+    for network in options.networks:
+        name, _, weights = network.rpartition("=")
+        builder = f"{options.model}_stodepth_lineardecay"
+        model = get_model(builder, weights=weights, prob_0_L=(1.0, 1.0), rescale="none").eval()
+        results[name] = frontier(model, data, options)
+        for found in results[name]:
+            print(row(name, found), flush=True)
+    if options.output is not None:
+        options.output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    if options.picture is not None:
+        draw(results, options.picture)
+
+
+if __name__ == "__main__":
+    run_script(main)
