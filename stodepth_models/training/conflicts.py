@@ -103,6 +103,7 @@ _NEEDS = (
         "data.mixup and data.cutmix above 0",
     ),
     Need(("data.remode",), ("data.reprob",), bool, "data.reprob above 0"),
+    Need(("data.input_key", "data.target_key"), ("data.name",), lambda name: name == "hfds", "data.name=hfds"),
     Need(("data.fake_images", "data.fake_classes"), ("data.name",), lambda name: name == "fake", "data.name=fake"),
 )
 

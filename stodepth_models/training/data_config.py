@@ -20,6 +20,8 @@ class DataConfig:
             folder a class; ``hfds`` is one of Hugging Face's library, ``root`` its name or folder.
         root: folder that holds the data set or receives its download; for ``folder``, ``cinic10`` and ``imagenet``
             the folder or archive (.tar, .tar.gz, .tar.xz, .zip) itself.
+        input_key: column of the images of ``hfds``; none given: the only one of images.
+        target_key: column of the labels of ``hfds``; none given: the only one of class labels.
         cache: folder that archives are unpacked into, once.
         max_unpacked_gb: most gigabytes that an archive may unpack to.
         max_files: most files that an archive may hold.
@@ -61,6 +63,8 @@ class DataConfig:
 
     name: DATASETS = "cifar10"
     root: Path = Path("data")
+    input_key: str | None = None
+    target_key: str | None = None
     cache: Path = Path("~/.cache/stodepth_models")
     max_unpacked_gb: float = 500.0
     max_files: int = 20_000_000

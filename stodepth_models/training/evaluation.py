@@ -149,8 +149,10 @@ def _some(names: list[str]) -> str:
 
 
 def _name_of(data: DataConfig) -> str:
-    """What a reader calls the images: a folder by its own name."""
-    return data.label or (data.root.name if data.name == "folder" else data.name)
+    """What a reader calls the images: a folder, or a data set of the Hub, by its own name."""
+    if data.label is None and data.name in ("folder", "hfds"):
+        return data.root.name
+    return data.label or data.name
 
 
 def _measure(model: nn.Module, data: Data, config: EvaluateConfig, accelerator: Accelerator) -> dict[str, Any]:

@@ -50,6 +50,7 @@ def file(tmp_path):
         ("--clip_mode norm", "optim.clip_mode=norm has no effect without optim.clip_grad"),
         ("--opt_eps 1e-3", "optim.opt_eps=0.001 has no effect without an optimizer of timm such as optim.opt=sgd"),
         ("--fake_classes 3", "data.fake_classes=3 has no effect without data.name=fake"),
+        ("--target_key label", "data.target_key=label has no effect without data.name=hfds"),
         ("--model timm:vit_tiny_patch16_224 --prob_0_L 1 0.8", "no effect without a model of this package; model.drop"),
         ("--final_stoch_depth_probability 0.7", "without model.stoch_depth_probability, where"),
     ],

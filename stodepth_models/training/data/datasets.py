@@ -75,7 +75,7 @@ def load_data(config: DataConfig, split: str | None = None) -> Data:
         ValueError: files are missing, damaged or refused, or there is nothing to train or validate on.
     """
     if config.name == "hfds":
-        folder = written_as_folders(str(config.root), config.cache)
+        folder = written_as_folders(config)
         config = dataclasses.replace(config, name="folder", root=folder)
     if config.name in ("folder", "cinic10", "imagenet"):
         splits, classes, side = _read_folder(config, split)
