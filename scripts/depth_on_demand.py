@@ -10,6 +10,7 @@ chosen, and batch norms estimated, on training images that are augmented as in t
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,19 +52,22 @@ def frontier(model: nn.Module, data: Data, options: argparse.Namespace) -> list[
     """Return the figures of the whole network, and of one for each share of its FLOPs."""
     images = list(augmented_images(data, options.images, seed=0))
     shares = sorted(options.shares, reverse=True)
-    smallest = sdm.prune_depth(model, shares[-1], images).pruned_depth
-    names = [name for name, module in model.named_modules() if hasattr(module, "stodepth_gates")]
+    order = sdm.prune_depth(model, shares[-1], images).pruned_depth.left_out
     found = []
     for share in (1.0, *shares):
-        # Blocks leave one after another: a larger network has those that left last.
-        for count in range(len(smallest.left_out) + 1):
-            leaving = smallest.left_out[:count]
-            kept = [position for position, name in enumerate(names) if name not in leaving]
-            pruned = sdm.prune_depth(model, kept, images)
-            if pruned.pruned_depth.flops_share <= share:
-                break
-        found.append(measure(pruned, data, options.test_images))
+        kept = _kept(model, order, share, images[0].shape)
+        found.append(measure(sdm.prune_depth(model, kept, images), data, options.test_images))
     return found
+
+
+def _kept(model: nn.Module, order: Sequence[str], share: float, input_size: Sequence[int]) -> list[int]:
+    """Return the positions of the blocks that stay where the first of an order leave, until the share is reached."""
+    names = [name for name, module in model.named_modules() if isinstance(module, sdm.StoDepthBasicBlock)]
+    for count in range(len(order) + 1):
+        kept = [position for position, name in enumerate(names) if name not in order[:count]]
+        if sdm.prune_depth(model, kept, input_size=input_size).pruned_depth.flops_share <= share:
+            return kept
+    raise AssertionError("the whole order reaches the lowest share")
 
 
 def measure(pruned: nn.Module, data: Data, images: int | None) -> dict[str, Any]:
