@@ -58,4 +58,5 @@ def write_card(
         # The Hub shows results under the name of a model alone.
         data |= {"model_name": config["builder"], "eval_results": results}
     text = ModelCardData(**data, **template).to_yaml()
-    return ModelCard(_CARD.format(data=text, kind=kind, **config))
+    probs = ", ".join(f"{prob:.3g}" for prob in config["survival_probs"])
+    return ModelCard(_CARD.format(**{**config, "data": text, "kind": kind, "survival_probs": probs}))

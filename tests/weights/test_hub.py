@@ -115,11 +115,14 @@ def test_another_number_of_classes_starts_a_new_classifier(tmp_path, caplog):
 
 
 def test_the_card_says_what_the_model_is(tmp_path):
-    tiny().save_pretrained(tmp_path)
+    model = tiny()
+    sdm.set_survival_probs(model, 2 / 3)
+    model.save_pretrained(tmp_path)
     card = (tmp_path / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: stodepth_models\n")
     assert "# cifar_resnet20_stodepth_lineardecay" in card
     assert 'CifarResNet.from_pretrained("path/or/repository")' in card
+    assert "the first block to the last, 0.667, 0.667," in card
 
 
 def test_push_uploads_what_save_writes(monkeypatch, tmp_path):
