@@ -28,6 +28,7 @@ BAD_CALLS = [
     (lambda: cifar20(stoch_depth_probability=0.5), TypeError, "takes no stoch_depth_probability: use prob_0_L="),
     (lambda: cifar20(drop_rate=0.2), TypeError, r"takes no drop_rate: use prob_0_L=\(1\.0, 1\.0 - drop_rate\)"),
     (lambda: resnet18(in_channels=1), TypeError, "takes no in_channels: use .* in place of model.conv1"),
+    (lambda: resnet18(num_channels=1), TypeError, "takes no num_channels: use .* in place of model.conv1"),
     (lambda: resnet18(n_classes=3), TypeError, "takes no n_classes: use num_classes"),
     (lambda: sdm.survival_probs(3), TypeError, r"model must be a torch\.nn\.Module, got 3"),
     (lambda: sdm.SurvivalSchedule(3, 4), TypeError, r"model must be a torch\.nn\.Module, got 3"),

@@ -12,8 +12,17 @@ _ELSEWHERE = {
     "arch": "model", "architecture": "model", "ckpt": "weights", "checkpoint": "weights", "pretrained": "weights",
     "batch": "batch_size", "bs": "batch_size", "learning_rate": "lr", "num_epochs": "epochs", "wd": "weight_decay",
     "dataset": "data", "data_dir": "data", "data_path": "data", "dir": "output", "output_dir": "output",
-    "out": "output", "num_workers": "workers", "device": "cpu", "topk": "top",
+    "out": "output", "num_workers": "workers", "topk": "top", "max_epochs": "epochs", "optimizer": "opt",
+    "scheduler": "sched", "img_size": "image_size", "drop_path": "drop_rate", "drop_path_rate": "drop_rate",
+    "amp": "precision", "half": "precision", "save_dir": "output", "ema": "model_ema", "grad_clip": "clip_grad",
 }  # fmt: skip
+_GPU = "a GPU is used where there is one, and --cpu leaves it alone"
+_RGB = "images are read as RGB, grey ones too (docs/training.md, 'Grey images and other channels')"
+# What other projects have a flag for, and the commands with a flag --cpu do without one.
+_NEEDLESS = {
+    **dict.fromkeys(("device", "gpu", "gpus", "cuda", "accelerator"), _GPU),
+    **dict.fromkeys(("in_chans", "in_channels", "num_channels"), _RGB),
+}
 
 
 def find_flag(typed: str, known: Sequence[str]) -> str:
@@ -46,6 +55,8 @@ def _hint(wanted: str, known: Sequence[str]) -> str:
     names = {_alike(name): f"--{name}" for name in known}
     for name in known:
         names.setdefault(_last_part(name), f"--{name}")
+    if wanted in _NEEDLESS and "cpu" in names:
+        return _NEEDLESS[wanted]
     if _ELSEWHERE.get(wanted) in names:
         return f"did you mean {names[_ELSEWHERE[wanted]]}?"
     if wanted.startswith("no_") and wanted.removeprefix("no_") in names:

@@ -74,6 +74,9 @@ def place(tmp_path_factory):
             "timm:NAME and torchvision:NAME: give cifar_resnet20_stodepth_lineardecay",
         ),
         ("train --data digits --trackers tensorbord", "got tensorbord; did you mean tensorboard?"),
+        ("train --gpu 1", "there is no --gpu; a GPU is used where there is one, and --cpu leaves it alone"),
+        ("train --in_chans 1", "there is no --in_chans; images are read as RGB, grey ones too"),
+        ("train --max-epochs 3", "there is no --max-epochs; did you mean --epochs?"),
         ("train --no-download", "there is no --no-download; did you mean --data.download false?"),
         (
             "train --data.root here --download false",

@@ -1,5 +1,6 @@
 """The page on training and the README name settings, recipes and scripts that exist."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -9,6 +10,7 @@ from PIL import Image
 
 import stodepth_models as sdm
 from stodepth_models.training.cli import parse
+from stodepth_models.training.commands import predict
 from stodepth_models.training.config import EvaluateConfig, TrainConfig
 from stodepth_models.weights.checkpoint import write_file
 from stodepth_models.weights.config import config_of
@@ -43,14 +45,17 @@ def test_the_block_on_channels_runs():
 
 def test_the_block_on_predictions_runs(tmp_path, monkeypatch, capsys):
     model = sdm.cifar_resnet20_stodepth_lineardecay(num_classes=2)
-    training = {"image_size": 8, "mean": [0.5] * 3, "std": [0.2] * 3, "resize": None}
+    training = {"image_size": 8, "mean": [0.5] * 3, "std": [0.2] * 3, "resize": 16}
     config = {**config_of(model), "categories": ["zero", "one"], "training": training}
     (tmp_path / "runs" / "short_digits").mkdir(parents=True)
     write_file(tmp_path / "runs" / "short_digits" / "best.safetensors", model.state_dict(), config)
-    Image.new("L", (8, 8)).save(tmp_path / "digit.png")
+    Image.radial_gradient("L").resize((24, 20)).save(tmp_path / "digit.png")
     monkeypatch.chdir(tmp_path)
     exec(python_block("Pictures named by a run"), {})
-    assert capsys.readouterr().out.split()[0] in ("zero", "one")
+    name, share = capsys.readouterr().out.split()
+    predict.main(["--weights", "runs/short_digits", "digit.png", "--json", "--top", "1"])
+    result = json.loads(capsys.readouterr().out)
+    assert (result["classes"], result["probabilities"]) == ([name], [pytest.approx(float(share), abs=1e-6)])
 
 
 def test_every_setting_named_exists():
