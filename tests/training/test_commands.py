@@ -1,6 +1,7 @@
 """Wrong words after a command: one line that names them, what is allowed, and the way on."""
 
 import sys
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -121,7 +122,8 @@ def test_a_size_beside_the_weights_of_a_run_keeps_its_images(place, monkeypatch)
     monkeypatch.setattr(evaluate, "data_of_run", lambda weights: data)
     monkeypatch.setattr(evaluate, "evaluate_weights", seen.append)
     monkeypatch.setattr(evaluate, "report", lambda result, as_json: "")
-    for words in ([], ["--image-size=9"], ["--data=digits", "--image-size=9"]):
+    for words in ([], ["--image-size=9"], ["--data=digits", "--image-size=9"], ["--data.root=a"]):
         evaluate.main(["--weights", str(place / "runs" / "pets"), *words])
     found = [(config.data.name, config.data.fake_images, config.data.image_size) for config in seen]
-    assert found == [("fake", 20, 8), ("fake", 20, 9), ("digits", 500, 9)]
+    assert found == [("fake", 20, 8), ("fake", 20, 9), ("digits", 500, 9), ("fake", 20, 8)]
+    assert seen[-1].data.root == Path("a")

@@ -25,7 +25,7 @@ def main(words: Sequence[str]) -> None:
     for word in as_settings(words, setting_types(EvaluateConfig)):
         given.append(word.removeprefix("--").partition("=")[0])
     images = data_of_run(config.model.weights)
-    if images is not None and not {"config", "data", "data.name", "data.root"}.intersection(given):
+    if images is not None and not {"config", "data", "data.name"}.intersection(given):
         config = dataclasses.replace(config, data=_changed(images, config.data, given))
     print(report(evaluate_weights(config), config.json))
 

@@ -33,7 +33,10 @@ def read_arrays(config: DataConfig) -> Named:
             # torchvision advises an argument of its own.
             reason = "not found there, or damaged"
             remedy = "leave out --data.download false to fetch it, or give the folder that holds it"
-        raise ValueError(f"{config.name} cannot be read from data.root={config.root} ({reason}): {remedy}") from None
+        raise ValueError(
+            f"{config.name} cannot be read from data.root={config.root} ({reason}): {remedy}; "
+            "images of your own are --data.name folder"
+        ) from None
 
 
 def _cifar(dataset: type[tv.CIFAR10], root: Path, download: bool) -> Named:
