@@ -12,6 +12,10 @@ from library_masks import Draws, freeze_norms, give_gates, give_masks, results
 from randomised import randomise_norms
 from timm.utils import ModelEmaV3
 from torch import nn
+from transformers.models.florence2.configuration_florence2 import Florence2VisionConfig
+from transformers.models.florence2.modeling_florence2 import Florence2VisionBackbone
+from transformers.models.qianfan_ocr.configuration_qianfan_ocr import QianfanOCRVisionConfig
+from transformers.models.qianfan_ocr.modeling_qianfan_ocr import QianfanOCRVisionModel
 
 import stodepth_models as sdm
 
@@ -32,6 +36,7 @@ WINDOWS = {"image_size": 32, "patch_size": 4, "embed_dim": 8, "num_heads": [2, 2
 PVT = {**MIT, "patch_sizes": [4, 2], "sequence_reduction_ratios": [2, 1]}
 FOCAL = {"image_size": 32, "embed_dim": 8, "focal_levels": [2, 2], "focal_windows": [3, 3], **STAGES}
 BITS = {"embedding_size": 8, "hidden_sizes": [16, 32], "depths": [2, 2], "num_groups": 4, "drop_path_rate": 0.5}
+SWIFT = {"depths": [2, 3], "embed_dims": [8, 16], "downsamples": [True, True], "drop_path_rate": 0.5}
 CONVOLUTIONS = {"embedding_size": 8, "hidden_sizes": [16, 32], "depths": [2, 2]}
 
 # name: class of the model, its configuration, number of blocks
@@ -99,16 +104,73 @@ MODELS = {
     "pvt_v2": (hf.PvtV2Model, hf.PvtV2Config(**MIT, image_size=32, drop_path_rate=0.5), 3),
     "bit": (hf.BitModel, hf.BitConfig(**BITS), 4),
     "bit_postact": (hf.BitModel, hf.BitConfig(**BITS, layer_type="bottleneck"), 4),
+    "hiera": (
+        hf.HieraModel,
+        hf.HieraConfig(
+            embed_dim=8,
+            image_size=[32, 32],
+            patch_size=[3, 3],
+            patch_stride=[2, 2],
+            patch_padding=[1, 1],
+            depths=[1, 2, 1],
+            num_heads=[1, 2, 2],
+            num_query_pool=2,
+            masked_unit_size=[4, 4],
+            masked_unit_attention=[True, True, False],
+            drop_path_rate=0.5,
+        ),
+        4,
+    ),
+    "vitdet": (
+        hf.VitDetModel,
+        hf.VitDetConfig(
+            **{**DROPS, "image_size": 40},
+            pretrain_image_size=40,
+            mlp_ratio=2,
+            window_size=3,
+            window_block_indices=[0, 2],
+            residual_block_indices=[1],
+            use_relative_position_embeddings=True,
+        ),
+        3,
+    ),
+    "swin2sr": (hf.Swin2SRModel, hf.Swin2SRConfig(**{**WINDOWS, "patch_size": 1, "window_size": 8}), 3),
+    "maskformer_swin": (hf.MaskFormerSwinModel, hf.MaskFormerSwinConfig(**WINDOWS), 3),
+    "maskformer_swin_padded": (hf.MaskFormerSwinModel, hf.MaskFormerSwinConfig(**{**WINDOWS, "window_size": 3}), 3),
+    "swiftformer": (hf.SwiftFormerModel, hf.SwiftFormerConfig(**SWIFT, layer_scale_init_value=0.5), 2),
+    "swiftformer_plain": (hf.SwiftFormerModel, hf.SwiftFormerConfig(**SWIFT, use_layer_scale=False), 2),
+    "qianfan_ocr": (
+        QianfanOCRVisionModel,
+        QianfanOCRVisionConfig(**{**DROPS, "image_size": [32, 32], "patch_size": [8, 8]}, intermediate_size=32),
+        3,
+    ),
+    "florence2": (
+        Florence2VisionBackbone,
+        Florence2VisionConfig(
+            depths=[1, 1],
+            patch_size=[7, 3],
+            patch_stride=[4, 2],
+            patch_padding=[3, 1],
+            patch_prenorm=[False, True],
+            embed_dim=[8, 16],
+            num_heads=[2, 2],
+            num_groups=[2, 2],
+            window_size=3,
+            drop_path_rate=0.5,
+        ),
+        4,
+    ),
     "regnet_x": (hf.RegNetModel, hf.RegNetConfig(**CONVOLUTIONS, groups_width=8, layer_type="x"), 4),
 }
 # Where a mask would be in layers that have none: behind these modules.
 PLACES = {
     "ViTLayer": ("dropout",),
     "DeiTLayer": ("dropout",),
+    "Swin2SRLayer": ("layernorm_before", "layernorm_after"),
     **dict.fromkeys(["ResNetBasicLayer", "ResNetBottleNeckLayer"], ("layer",)),
 }
 PLACES.update(dict.fromkeys(["RegNetXLayer", "RegNetYLayer"], ("layer",)))
-UNMASKED = ["vit", "deit", "resnet", "resnet_basic", "regnet", "regnet_x"]
+UNMASKED = ["swin2sr", "vit", "deit", "resnet", "resnet_basic", "regnet", "regnet_x"]
 
 
 def build(name, **options):
@@ -180,10 +242,12 @@ def test_a_gate_for_the_batch_drops_the_whole_branch(name):
     assert shares == {0.0, 1.0}
 
 
-@pytest.mark.parametrize("name", ["dinov2", "dinov3_vit", "swin", "swinv2", "beit", "segformer", "vit"])
+@pytest.mark.parametrize(
+    "name", ["dinov2", "dinov3_vit", "swin", "swinv2", "beit", "segformer", "vit", "hiera", "vitdet", "maskformer_swin"]
+)
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
 def test_attentions_and_hidden_states_are_returned(name, implementation):
-    if name == "swinv2" and implementation == "sdpa":
+    if name in ("swinv2", "hiera", "vitdet") and implementation == "sdpa":
         pytest.skip("transformers has no such attention")
     model, x = build(name)
     model.set_attn_implementation(implementation)

@@ -6,7 +6,8 @@ Their layers take keyword arguments, and some return a tuple. Most have one drop
 from ..spec import BlockSpec
 from .convolutions import CONVOLUTIONS
 from .encoders import ENCODERS
+from .maps import MAPS
 from .pyramids import PYRAMIDS
 from .swin import SWINS
 
-TRANSFORMERS_BLOCKS: dict[str, BlockSpec] = {**CONVOLUTIONS, **ENCODERS, **PYRAMIDS, **SWINS}
+TRANSFORMERS_BLOCKS: dict[str, BlockSpec] = {**CONVOLUTIONS, **ENCODERS, **MAPS, **PYRAMIDS, **SWINS}

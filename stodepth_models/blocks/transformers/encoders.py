@@ -133,6 +133,22 @@ _VJEPA2 = _tuple_encoder(
     output=_and_weights,
 )
 
+
+# qianfan_ocr: a mask for each connection
+def _qianfan_attention(block: Any, x: Tensor, **arguments: Any) -> Tensor:
+    out, _ = block.attention(block.layernorm_before(x), **arguments)
+    return block.lambda_1 * out
+
+
+_QIANFAN = _encoder(
+    Residual(_qianfan_attention, mask="drop_path1", scalable_weights=ends_in("lambda_1")),
+    Residual(
+        in_order("layernorm_after", "mlp", "dropout", "lambda_2"),
+        mask="drop_path2",
+        scalable_weights=ends_in("lambda_2"),
+    ),
+)
+
 ENCODERS: dict[str, BlockSpec] = {
     f"{_MODELS}beit.modeling_beit.BeitLayer": _BEIT,
     f"{_MODELS}data2vec.modeling_data2vec_vision.Data2VecVisionLayer": _DATA2VEC,
@@ -144,6 +160,7 @@ ENCODERS: dict[str, BlockSpec] = {
     f"{_MODELS}eomt_dinov3.modeling_eomt_dinov3.EomtDinov3Layer": _DINO,
     f"{_MODELS}mgp_str.modeling_mgp_str.MgpstrLayer": _MGP_STR,
     f"{_MODELS}pixio.modeling_pixio.PixioLayer": _VIT,
+    f"{_MODELS}qianfan_ocr.modeling_qianfan_ocr.QianfanOCRVisionLayer": _QIANFAN,
     f"{_MODELS}radio.modeling_radio.RadioLayer": _DINO,
     f"{_MODELS}sapiens2.modeling_sapiens2.Sapiens2Layer": _DINO,
     f"{_MODELS}tipsv2.modeling_tipsv2.Tipsv2VisionLayer": _DINO,

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..branches import in_order
 from ..ends import ScalableWeights, ends_in, scalable_weights
 from ..spec import BlockSpec, Residual
 from .ends import MASK
@@ -105,9 +106,44 @@ _FOCALNET = BlockSpec(
     )
 )
 
+
+# hiera: where the width changes, the shortcut begins behind the normalisation, and pools
+def _hiera_ways(block: Any, x: Tensor, **arguments: Any) -> tuple[Tensor, Tensor]:
+    if block.hidden_size == block.hidden_size_output:
+        return x, x
+    x = block.layernorm_before(x)
+    shortcut = block.proj(x).unflatten(1, (block.query_stride, -1))
+    return x, shortcut.max(dim=1).values
+
+
+def _hiera_attention(block: Any, x: Tensor, output_attentions: bool = False) -> tuple[Tensor, Any]:
+    if block.hidden_size == block.hidden_size_output:
+        x = block.layernorm_before(x)
+    return block.attn(x, output_attentions=output_attentions)
+
+
+def _and_attention(block: Any, x: Tensor, more: list[Any], arguments: Mapping[str, Any]) -> tuple[Any, ...]:
+    return x, more[0] if more else None  # a dropped branch has none
+
+
+_HIERA = BlockSpec(
+    (
+        Residual(
+            _hiera_attention,
+            mask=MASK,
+            prepare=_hiera_ways,
+            returns_more=True,
+            scalable_weights=ends_in("attn.proj"),
+        ),
+        Residual(in_order("layernorm_after", "mlp"), mask=MASK, scalable_weights=ends_in("mlp.fc2")),
+    ),
+    output=_and_attention,
+)
+
 PYRAMIDS: dict[str, BlockSpec] = {
     f"{_MODELS}focalnet.modeling_focalnet.FocalNetLayer": _FOCALNET,
     f"{_MODELS}glpn.modeling_glpn.GLPNLayer": _pvt(_pvt_mlp_of_map, "mlp.dense2"),
+    f"{_MODELS}hiera.modeling_hiera.HieraLayer": _HIERA,
     f"{_MODELS}pvt.modeling_pvt.PvtLayer": _pvt(_pvt_mlp, "mlp.dense2"),
     f"{_MODELS}pvt_v2.modeling_pvt_v2.PvtV2BlockLayer": _pvt(_pvt_mlp_of_map, "mlp.dense2"),
     f"{_MODELS}segformer.modeling_segformer.SegformerLayer": _SEGFORMER,

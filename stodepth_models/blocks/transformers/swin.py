@@ -11,7 +11,18 @@ from ..spec import BlockSpec, Residual
 from ..windows import Size, cut, join
 
 
-def _attend_in_windows(block: Any, x: Tensor, size: Size, attend: Callable[..., Any]) -> tuple[Tensor, Any]:
+def _mask(block: Any, size: Size, grid: Tensor) -> Any:
+    """The mask that keeps windows apart that a shift has joined; None without a shift."""
+    return block.get_attn_mask(*size, dtype=grid.dtype, device=grid.device)
+
+
+def _mask_of_maskformer(block: Any, size: Size, grid: Tensor) -> Any:
+    return block.get_attn_mask(size, dtype=grid.dtype, device=grid.device)
+
+
+def _attend_in_windows(
+    block: Any, x: Tensor, size: Size, attend: Callable[..., Any], mask_of: Callable[..., Any] = _mask
+) -> tuple[Tensor, Any]:
     """Return the attention of the tokens ``x``, ``(N, H * W, C)``, within windows, and the attention weights."""
     height, width = size
     batch, _, channels = x.shape
@@ -21,8 +32,7 @@ def _attend_in_windows(block: Any, x: Tensor, size: Size, attend: Callable[..., 
         grid = torch.roll(grid, (-block.shift_size, -block.shift_size), (1, 2))
     window = (block.window_size, block.window_size)
     windows = cut(grid, window).flatten(1, 2)
-    mask = block.get_attn_mask(padded_height, padded_width, dtype=grid.dtype, device=grid.device)
-    out, weights = attend(windows, mask)
+    out, weights = attend(windows, mask_of(block, (padded_height, padded_width), grid))
     across = (padded_height // window[0], padded_width // window[1])
     grid = join(out.unflatten(1, window), across)
     if block.shift_size > 0:
@@ -30,6 +40,16 @@ def _attend_in_windows(block: Any, x: Tensor, size: Size, attend: Callable[..., 
     if padding[3] > 0 or padding[5] > 0:
         grid = grid[:, :height, :width].contiguous()
     return grid.view(batch, height * width, channels), weights
+
+
+def _on_demand(block: Any, output_attentions: bool | None) -> Callable[..., Any]:
+    """Attention within windows for a layer whose attention returns its weights on demand."""
+
+    def attend(windows: Tensor, mask: Tensor | None) -> tuple[Tensor, Any]:
+        out, *weights = block.attention(windows, mask, output_attentions=output_attentions)
+        return out, weights[0] if weights else None
+
+    return attend
 
 
 def _attention(
@@ -48,11 +68,7 @@ def _attention(
 def _attention_v2(
     block: Any, x: Tensor, input_dimensions: Size, output_attentions: bool | None = False
 ) -> tuple[Tensor, Any]:
-    def attend(windows: Tensor, mask: Tensor | None) -> tuple[Tensor, Any]:
-        out, *weights = block.attention(windows, mask, output_attentions=output_attentions)
-        return out, weights[0] if weights else None
-
-    out, weights = _attend_in_windows(block, x, input_dimensions, attend)
+    out, weights = _attend_in_windows(block, x, input_dimensions, _on_demand(block, output_attentions))
     return block.layernorm_before(out), weights
 
 
@@ -104,7 +120,7 @@ SWIN_V2 = BlockSpec(
 )
 
 
-# donut, maskformer, clap: the same as SWIN, written for an attention that returns its weights on demand
+# donut, clap, maskformer: the same as SWIN, written for an attention that returns its weights on demand
 def _attention_on_demand(
     block: Any,
     x: Tensor,
@@ -114,35 +130,46 @@ def _attention_on_demand(
 ) -> tuple[Tensor, Any]:
     if not always_partition:
         block.set_shift_and_window_size(input_dimensions)
-
-    def attend(windows: Tensor, mask: Tensor | None) -> tuple[Tensor, Any]:
-        out, *weights = block.attention(windows, mask, output_attentions=output_attentions)
-        return out, weights[0] if weights else None
-
+    attend = _on_demand(block, output_attentions)
     return _attend_in_windows(block, block.layernorm_before(x), input_dimensions, attend)
 
 
-SWIN_ON_DEMAND = BlockSpec(
-    (
-        Residual(
-            _attention_on_demand,
-            mask="drop_path",
-            returns_more=True,
-            scalable_weights=lambda block: scalable_weights(block.attention.output.dense),
+# maskformer: windows that do not shrink with the map
+def _attention_of_maskformer(
+    block: Any, x: Tensor, input_dimensions: Size, output_attentions: bool | None = False
+) -> tuple[Tensor, Any]:
+    attend = _on_demand(block, output_attentions)
+    return _attend_in_windows(block, block.layernorm_before(x), input_dimensions, attend, _mask_of_maskformer)
+
+
+def _swin_on_demand(attention: Callable[..., Any]) -> BlockSpec:
+    return BlockSpec(
+        (
+            Residual(
+                attention,
+                mask="drop_path",
+                returns_more=True,
+                scalable_weights=lambda block: scalable_weights(block.attention.output.dense),
+            ),
+            Residual(
+                lambda block, x: block.output(block.intermediate(block.layernorm_after(x))),
+                scalable_weights=lambda block: scalable_weights(block.output.dense),
+            ),
         ),
-        Residual(
-            lambda block, x: block.output(block.intermediate(block.layernorm_after(x))),
-            scalable_weights=lambda block: scalable_weights(block.output.dense),
-        ),
-    ),
-    output=_output_v2,
-)
+        output=_output_v2,
+    )
+
+
+SWIN_ON_DEMAND = _swin_on_demand(_attention_on_demand)
+SWIN_OF_MASKFORMER = _swin_on_demand(_attention_of_maskformer)
 
 _MODELS = "transformers.models."
 
 SWINS: dict[str, BlockSpec] = {
     f"{_MODELS}clap.modeling_clap.ClapAudioLayer": SWIN_ON_DEMAND,
     f"{_MODELS}donut.modeling_donut_swin.DonutSwinLayer": SWIN_ON_DEMAND,
+    f"{_MODELS}maskformer.modeling_maskformer_swin.MaskFormerSwinLayer": SWIN_OF_MASKFORMER,
     f"{_MODELS}swin.modeling_swin.SwinLayer": SWIN,
+    f"{_MODELS}swin2sr.modeling_swin2sr.Swin2SRLayer": SWIN_V2,
     f"{_MODELS}swinv2.modeling_swinv2.Swinv2Layer": SWIN_V2,
 }
