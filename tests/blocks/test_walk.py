@@ -64,7 +64,9 @@ def test_a_model_of_torchvision_is_converted_as_a_whole(name):
     assert walk_torchvision(name)[1].kind == "converted"
 
 
-@pytest.mark.parametrize("name", ["beit", "convnextv2", "donut-swin", "dinov2", "hiera", "pvt", "segformer", "swinv2", "vitdet"])
+@pytest.mark.parametrize(
+    "name", ["beit", "convnextv2", "donut-swin", "dinov2", "hiera", "pvt", "segformer", "swinv2", "vitdet"]
+)
 def test_a_model_of_transformers_is_converted_as_a_whole(name):
     assert walk_transformers(name)[1].kind == "converted"
 
