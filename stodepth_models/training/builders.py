@@ -113,7 +113,9 @@ def is_name(weights: str) -> bool:
 
 def _refuse_name(weights: str) -> NoReturn:
     """Raise a SettingsError for what looks like a name of weights and is none."""
-    names = [member for name in builder_names() for member in get_model_weights(name).__members__]
+    names: list[str] = []
+    for builder in builder_names():
+        names += get_model_weights(builder).__members__
     message = f"there are no weights {weights}"
     hint = did_you_mean(weights.upper(), names)
     if weights in map(_short, builder_names()):
@@ -129,10 +131,14 @@ def _saved_options(checkpoint: Checkpoint) -> dict[str, Any]:
     if config["builder"].startswith(LIBRARIES):
         return dict(config.get("options", {}))
     saved = saved_arguments(config["builder"], checkpoint)
-    settings = {field.name for field in dataclasses.fields(ModelConfig)}
+    for setting in dataclasses.fields(ModelConfig):
+        saved.pop(setting.name, None)
     with torch.device("meta"):
         usual = config_of(get_model(config["builder"]))
-    return {key: value for key, value in saved.items() if key not in settings and value != usual.get(key)}
+    for key, value in usual.items():
+        if saved.get(key) == value:
+            saved.pop(key, None)
+    return saved
 
 
 def _only(owners: list[str], weights: str, default: str | None) -> str:

@@ -49,21 +49,27 @@ def parse(
         words = as_settings(sys.argv[1:] if arguments is None else arguments, types)
         _check_repeats(words)
         _check_files(words, config)
-        values = parser.instantiate(_settle(parser, words))
-        return config(**{key: value for key, value in vars(values).items() if key != "config"})
+        values = vars(parser.instantiate(_settle(parser, words)))
+        values.pop("config", None)
+        return config(**values)
     except (ArgumentError, OSError, TypeError, ValueError) as error:
         leave(_in_plain_words(str(error), types), EXIT_BAD_SETTINGS)
 
 
 def _settle(parser: ArgumentParser, words: Sequence[str]) -> Namespace:
     """Return all settings: those of the command line, else of the last file that gives one, else the defaults."""
-    files = [word for word in words if _FILE.match(word)]
-    typed = [word for word in words if not _FILE.match(word)]
+    files = []
+    typed = []
+    for word in words:
+        if _FILE.match(word):
+            files.append(word)
+        else:
+            typed.append(word)
     settings = parser.parse_args([*files, *typed])
     levels = []
-    for part in (*([file] for file in files), typed):
-        given = parser.parse_args(part, defaults=False)
-        levels.append(dict(given.items()))
+    for file in files:
+        levels.append(dict(parser.parse_args([file], defaults=False).items()))
+    levels.append(dict(parser.parse_args(typed, defaults=False).items()))
     if settings["model.weights"] is not None:
         _name_builder(settings, levels)
     defaults = parser.get_defaults()

@@ -21,7 +21,7 @@ class Need:
         settings: their names.
         others: names of what they need.
         holds: takes the values of the others, and returns whether the settings have an effect.
-        remedy: what to give, for the end of ``has no effect without ...``.
+        remedy: what to give, for the end of ``has no effect ...``.
     """
 
     settings: tuple[str, ...]
@@ -49,62 +49,72 @@ _NEEDS = (
         ("model.prob_0_L", "model.depth_rule", "model.mult_flag"),
         ("model.name", "model.weights"),
         lambda name, weights: not name.startswith(LIBRARIES),
-        "a model of this package; model.drop_rate is for those of timm and torchvision",
+        "without a model of this package; model.drop_rate is for those of timm and torchvision",
     ),
     Need(
         ("model.final_stoch_depth_probability",),
         ("model.stoch_depth_probability",),
         lambda start: start is not None,
-        "model.stoch_depth_probability, where the survival probability begins",
+        "without model.stoch_depth_probability, where the survival probability begins",
     ),
     Need(
         ("optim.opt_eps", "optim.opt_betas", "optim.opt_args", "optim.layer_decay"),
         ("optim.opt",),
         bool,
-        "an optimizer of timm such as optim.opt=sgd",
+        "without an optimizer of timm such as optim.opt=sgd",
     ),
     Need(
         ("optim.sched_on_updates", "optim.min_lr", "optim.sched_args"),
         ("optim.sched",),
         bool,
-        "a schedule of timm such as optim.sched=cosine",
+        "without a schedule of timm such as optim.sched=cosine",
     ),
     Need(
         ("optim.decay_rate",),
         ("optim.sched",),
         lambda sched: sched in ("step", "multistep", "poly"),
-        "optim.sched=step, multistep or poly",
+        "without optim.sched=step, multistep or poly",
     ),
     Need(
         ("optim.decay_epochs",),
         ("optim.sched",),
         lambda sched: sched in ("step", "rsqrt"),
-        "optim.sched=step or rsqrt",
+        "without optim.sched=step or rsqrt",
     ),
     Need(
         ("optim.milestones", "optim.gamma"),
         ("optim.schedule",),
         lambda schedule: schedule == "step",
-        "optim.schedule=step",
+        "without optim.schedule=step",
     ),
-    Need(("optim.warmup_lr",), ("optim.warmup_epochs",), bool, "optim.warmup_epochs above 0"),
-    Need(("optim.clip_mode",), ("optim.clip_grad",), bool, "optim.clip_grad, the limit"),
-    Need(("optim.model_ema_decay", "optim.model_ema_warmup"), ("optim.model_ema",), bool, "optim.model_ema=true"),
+    Need(("optim.warmup_lr",), ("optim.warmup_epochs",), bool, "without optim.warmup_epochs above 0"),
+    Need(("optim.clip_mode",), ("optim.clip_grad",), bool, "without optim.clip_grad, the limit"),
+    Need(
+        ("optim.model_ema_decay", "optim.model_ema_warmup"), ("optim.model_ema",), bool, "without optim.model_ema=true"
+    ),
     Need(
         ("data.mixup_prob", "data.mixup_mode", "data.mixup_off_epoch"),
         ("data.mixup", "data.cutmix"),
         lambda mixup, cutmix: mixup or cutmix,
-        "data.mixup or data.cutmix above 0",
+        "without data.mixup or data.cutmix above 0",
     ),
     Need(
         ("data.mixup_switch_prob",),
         ("data.mixup", "data.cutmix"),
         lambda mixup, cutmix: mixup and cutmix,
-        "data.mixup and data.cutmix above 0",
+        "without data.mixup and data.cutmix above 0",
     ),
-    Need(("data.remode",), ("data.reprob",), bool, "data.reprob above 0"),
-    Need(("data.input_key", "data.target_key"), ("data.name",), lambda name: name == "hfds", "data.name=hfds"),
-    Need(("data.fake_images", "data.fake_classes"), ("data.name",), lambda name: name == "fake", "data.name=fake"),
+    Need(
+        ("data.color_jitter",),
+        ("data.aa", "data.transform_args"),
+        lambda policy, others: not policy or "3a" in policy or "force_color_jitter" in others,
+        "beside data.aa, unless data.transform_args.force_color_jitter is true",
+    ),
+    Need(("data.remode",), ("data.reprob",), bool, "without data.reprob above 0"),
+    Need(("data.input_key", "data.target_key"), ("data.name",), lambda name: name == "hfds", "without data.name=hfds"),
+    Need(
+        ("data.fake_images", "data.fake_classes"), ("data.name",), lambda name: name == "fake", "without data.name=fake"
+    ),
 )
 
 
@@ -166,9 +176,7 @@ def _in_vain(need: Need, stated: Sequence[str], values: Mapping[str, Any], ranks
         above = [other for other in need.others if ranks.get(other, -1) > ranks[name]]
         turned_off = [other for other in need.others if ranks.get(other) == ranks[name] and not values[other]]
         if not above and not turned_off:
-            raise SettingsError(
-                f"{_shown(name, values)} has no effect without {need.remedy}: give that too, or leave {name} out"
-            )
+            raise SettingsError(f"{_shown(name, values)} has no effect {need.remedy}: change that, or leave {name} out")
         void.append(name)
     return void
 

@@ -40,7 +40,7 @@ def file(tmp_path):
         ("--opt lamb --nesterov", "optim.nesterov=true and optim.opt=lamb exclude one another"),
         (
             "--decay_rate 0.5",
-            "optim.decay_rate=0.5 has no effect without optim.sched=step, multistep or poly: give that too, or leave",
+            "optim.decay_rate=0.5 has no effect without optim.sched=step, multistep or poly: change that, or leave",
         ),
         ("--sched cosine --decay_rate 0.5", "optim.decay_rate=0.5 has no effect without optim.sched=step"),
         ("--milestones 30 40", "optim.milestones=[30,40] has no effect without optim.schedule=step"),
@@ -52,6 +52,10 @@ def file(tmp_path):
         ("--fake_classes 3", "data.fake_classes=3 has no effect without data.name=fake"),
         ("--target_key label", "data.target_key=label has no effect without data.name=hfds"),
         ("--model timm:vit_tiny_patch16_224 --prob_0_L 1 0.8", "no effect without a model of this package; model.drop"),
+        (
+            "--aa rand-m9 --color_jitter 0.4",
+            "data.color_jitter=0.4 has no effect beside data.aa, unless data.tra",
+        ),
         ("--final_stoch_depth_probability 0.7", "without model.stoch_depth_probability, where"),
     ],
 )
@@ -116,6 +120,8 @@ def test_a_later_file_beats_an_earlier_one(file, tmp_path):
         "--mixup 0 --mixup_prob 0.5",  # a point of a grid that turns it off
         "--clip_grad null --clip_mode value",
         "--frozen_stem false --freeze layer1",
+        "--aa 3a --color_jitter 0.3",
+        "--aa rand-m9 --color_jitter 0.4 --data.transform_args.force_color_jitter true",
         "--sched poly --decay_rate 2 --warmup_epochs 2 --warmup_lr 0.1",
     ],
 )

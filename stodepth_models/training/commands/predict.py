@@ -121,10 +121,11 @@ def predict(model: nn.Module, transforms: Callable[..., Tensor], paths: list[Pat
     probabilities = model(torch.stack([transforms(open_rgb(path)) for path in paths])).softmax(1)
     values, indices = probabilities.topk(min(top, probabilities.size(1)))
     categories: Any = model.categories or [f"class {index}" for index in range(probabilities.size(1))]
-    return [
-        {"image": str(path), "classes": [categories[index] for index in row.tolist()], "probabilities": shares.tolist()}
-        for path, row, shares in zip(paths, indices, values, strict=True)
-    ]
+    results = []
+    for path, row, shares in zip(paths, indices.tolist(), values.tolist(), strict=True):
+        classes = [categories[index] for index in row]
+        results.append({"image": str(path), "classes": classes, "probabilities": shares})
+    return results
 
 
 def show(result: dict[str, Any], as_json: bool) -> None:

@@ -29,22 +29,23 @@ TRAIN = ("-m", "stodepth_models", "train")
 def main(words: Sequence[str]) -> int:
     """Parse, then run, print or write; the exit code is that of the runs."""
     options, extra = _parse(words)
-    given = [name for name, value in _cluster_options(options).items() if value is not None]
-    if given and not options.slurm:
-        raise SettingsError(f"--{given[0]} is for a SLURM job: add --slurm FILE")
+    wishes = _cluster_options(options)
+    if wishes and not options.slurm:
+        raise SettingsError(f"--{next(iter(wishes))} is for a SLURM job: add --slurm FILE")
     if options.slurm and options.print:
         raise SettingsError("--print and --slurm exclude one another: leave one of them out")
     seeds, grid = parse_seeds(options.seeds), _whole_names(parse_grid(options.grid))
     runs = plan(options.configs, seeds, grid, options.output, extra)
     program = [*shlex.split(options.launcher), *TRAIN]
     if options.slurm:
-        wishes = {name: value for name, value in _cluster_options(options).items() if value is not None}
         script = slurm_script(runs, program, EXIT_RESUME_ME, options.output, Cluster(**wishes))
         options.output.mkdir(parents=True, exist_ok=True)
         options.slurm.write_text(script, encoding="utf-8")
         print(f"runs in the job array: {len(runs)}; start it with sbatch {options.slurm}")
     elif options.print:
-        print("\n".join(shlex.join([*program, *run.arguments]) for run in runs if not run.finished))
+        for run in runs:
+            if not run.finished:
+                print(shlex.join([*program, *run.arguments]))
     else:
         if shutil.which(program[0]) is None:
             raise SettingsError(f"--launcher: there is no program {program[0]}")
@@ -54,11 +55,24 @@ def main(words: Sequence[str]) -> int:
 
 def _whole_names(grid: dict[str, list[Any]]) -> dict[str, list[Any]]:
     types = setting_types(TrainConfig)
-    return {whole_name("model.name" if key == "model" else key, types): values for key, values in grid.items()}
+    whole: dict[str, list[Any]] = {}
+    for key, values in grid.items():
+        name = whole_name(key, types)
+        if name == "model":  # short for its name, as on the command line of a run
+            name = "model.name"
+        if name in whole:
+            raise SettingsError(f"--grid gives {name} twice: put all of its values into one list")
+        whole[name] = values
+    return whole
 
 
 def _cluster_options(options: argparse.Namespace) -> dict[str, Any]:
-    return {name: getattr(options, name) for name in ("partition", "account", "time", "nodes")}
+    """Return what is asked of the cluster, by name."""
+    wishes = {}
+    for name in ("partition", "account", "time", "nodes"):
+        if getattr(options, name) is not None:
+            wishes[name] = getattr(options, name)
+    return wishes
 
 
 def _parse(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:

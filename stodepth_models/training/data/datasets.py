@@ -94,6 +94,11 @@ def load_data(config: DataConfig, split: str | None = None) -> Data:
         train, valid = hold_back(train, size, config.split_seed, classes)
     if train is not None and config.images_per_class is not None:
         train = take_per_class(train, classes, config.images_per_class, config.split_seed)
+    if split is None and config.padding is not None and side > LARGEST_UNCUT:
+        raise ValueError(
+            f"data.padding={config.padding} has no effect on images of {side} pixels, which are scaled and cropped "
+            f"at random: leave it out, or set data.image_size to {LARGEST_UNCUT} or less"
+        )
     mean, std = _statistics(train, side, config)
     resize_to = config.resize or resized(side)
     if resize_to < side:

@@ -127,6 +127,8 @@ def test_digits_and_fake_come_with_the_package():
     assert len(digits.train.labels) + len(digits.valid.labels) + len(digits.test.labels) == 1797
     fake = load_data(DataConfig(name="fake", fake_images=30, fake_classes=3, image_size=16))
     assert fake.train.images.shape == (30, 16, 16, 3)
+    with pytest.raises(ValueError, match=r"data\.padding=4 has no effect on images of 70 pixels, .*: leave it out"):
+        load_data(DataConfig(name="fake", fake_images=30, fake_classes=3, image_size=70, padding=4))
 
 
 @pytest.mark.parametrize("side", [5, 20])
