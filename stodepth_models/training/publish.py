@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..checks import no_such_path
 from ..flops import expected_flops
 from ..weights.checkpoint import read_file
 from ..weights.files import write_atomically
@@ -58,12 +59,16 @@ def publish(run: Path, folder: Path, name: str, default: bool, root: Path, origi
             be a member.
     """
     record = RunFolder(run)
+    if not run.exists():
+        raise ValueError(f"{no_such_path(run)}: give the folder of a run")
+    if not record.config.exists():
+        raise ValueError(f"{run} is not the folder of a run: it holds no {record.config.name}")
     if not record.result.exists():
         raise ValueError(f"{run} is not a finished run: go on with --resume")
     settings = record.saved()["settings"]
     result = record.read_result()
     if result["test_error_best"] is None:
-        raise ValueError(f"{run} held no test images")
+        raise ValueError(f"{run} held no test images: train on data with a test split")
     cycles = _cycles(record)
     saved = read_file(record.best, str(record.best)).config
     assert saved is not None  # the run wrote it
@@ -88,9 +93,9 @@ def publish(run: Path, folder: Path, name: str, default: bool, root: Path, origi
 def _check(name: str, settings: dict[str, Any], saved: Mapping[str, Any]) -> None:
     """Refuse what would leave an index that the package cannot read, or an entry that is not true."""
     if not name.isidentifier() or name.startswith("_") or name == "DEFAULT":
-        raise ValueError(f"name must be that of an enum's member, such as CIFAR10_JPEG_V1, got {name!r}")
+        raise ValueError(f"--name must be that of an enum's member, such as CIFAR10_JPEG_V1, got {name!r}")
     if not settings["data"]["label"]:
-        raise ValueError("the run does not say what its images are called: train with data.label")
+        raise ValueError("the run does not say what its images are called: give its command --data.label and --resume")
     if not saved["categories"]:
         raise ValueError("the run has outputs beyond the classes of its images: they have no names")
     if settings["model"]["stoch_depth_probability"] is not None or settings["model"]["ramp_epochs"]:

@@ -120,7 +120,10 @@ def test_names_that_no_member_can_have_are_refused(run, folder, name):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"data": {"label": None}}, "does not say what its images are called: train with data.label"),
+        (
+            {"data": {"label": None}},
+            "does not say what its images are called: give its command --data.label and --resume",
+        ),
         ({"model": {"ramp_epochs": 2}}, "survival probabilities moved"),
         ({"model": {"stoch_depth_probability": 1.0}}, "survival probabilities moved"),
     ],
@@ -163,6 +166,11 @@ def test_tables_hold_shipped_models_alone_smallest_first(run, folder):
 
 
 def test_an_unfinished_run_is_refused(tmp_path, folder):
+    with pytest.raises(ValueError, match=r"there is no file or folder .*runz: give the folder of a run"):
+        publish(tmp_path / "runz", folder, "X", False, folder, ORIGIN)
+    with pytest.raises(ValueError, match=r"is not the folder of a run: it holds no config\.json"):
+        publish(tmp_path, folder, "X", False, folder, ORIGIN)
+    (tmp_path / "config.json").touch()
     with pytest.raises(ValueError, match="is not a finished run: go on with --resume"):
         publish(tmp_path, folder, "X", False, folder, ORIGIN)
 

@@ -26,6 +26,8 @@ def main(words: Sequence[str]) -> None:
     options = _parse(words)
     root = _checkout()
     if options.run is not None:
+        if not (root / options.recipe).is_file():
+            raise SettingsError(f"--recipe: there is no file {options.recipe} in {root}")
         origin = Origin(options.recipe, options.commit, options.machine, options.images)
         entry = publish(options.run, root / "weights", options.name, options.default, options.data, origin)
         print(f"weights/{entry['file']}: top-1 {entry['acc@1']:.2f} % on {entry['dataset']}")
