@@ -120,8 +120,14 @@ def _check_file(path: Path, sections: Sequence[str]) -> None:
         _check_keys(path, yaml.compose(text))
     except (yaml.YAMLError, UnicodeError) as error:
         raise ValueError(f"{path} is no YAML: {error}") from None
+    if content is None:
+        raise ValueError(f"{path} is empty: it {expected}")
     if not isinstance(content, dict):
         raise ValueError(f"{path} {expected}, got {content!r:.50}")
+    if {"settings", "processes"} <= content.keys():
+        raise ValueError(
+            f"{path} is the record of a run, not a file of settings: give a file that holds what it has under settings"
+        )
     for name in sections:
         if name in content and not isinstance(content[name], dict):
             raise ValueError(f"{path}: {name} {expected}, got {content[name]!r}")
@@ -157,6 +163,9 @@ def _in_plain_words(message: str, types: dict[str, Any]) -> str:
 def _no_setting(name: str, types: dict[str, Any]) -> str:
     parts = [f"there is no setting {name}"]
     hint = did_you_mean(name, types)
+    ends = [known for known in types if known.endswith(f".{name}")]
+    if ends:  # a flag may be short, a key of a file may not
+        hint = f"a file needs its whole name, {' or '.join(ends)}"
     if name in setting_types(TrainConfig):
         hint = "it is one of stodepth train, as are those of the recipes"
     if hint:

@@ -21,6 +21,7 @@ _LISTS = {
 }
 _ONE = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", Path: "a path"}
 _WITHOUT_VALUE = ("help", "print_config")
+_SHORT = {"-o": "--output", "-h": "--help"}
 _YAML = (".yaml", ".yml", ".json")
 
 
@@ -96,12 +97,17 @@ def as_settings(words: Sequence[str], types: dict[str, Any]) -> list[str]:
 def _as_setting(word: str, values: list[str], types: dict[str, Any]) -> list[str]:
     if not _is_flag(word):
         raise SettingsError(_stray(word))
-    typed, equals, value = {"-o": "--output", "-h": "--help"}.get(word, word).removeprefix("--").partition("=")
+    word = _SHORT.get(word, word)
+    if not word.startswith("--"):
+        raise SettingsError(f"there is no {word}: only -o and -h have one dash, whole names have two")
+    typed, equals, value = word.removeprefix("--").partition("=")
     if equals:
         values = [value, *values]
     name = whole_name(typed, types, ("config", *_WITHOUT_VALUE))
     if name in _WITHOUT_VALUE:
         return [f"--{'='.join([name, *values])}"]
+    if name == "config" and not values:
+        raise SettingsError("--config needs a value: a YAML file, or the name of a recipe such as short_digits")
     value = _one_value(name, values, types.get(name, str))
     if name == "config":
         return [f"--config={find_recipe(value)}"]

@@ -62,6 +62,8 @@ def test_short_forms_are_the_long_ones(short, long):
         ("--seed x", "seed must be a whole number, got x"),
         ("--epochs 1.5", "epochs must be a whole number, got 1.5"),
         ("--epochs", "--epochs needs a value: a whole number"),
+        ("--config", "--config needs a value: a YAML file, or the name of a recipe such as short_digits"),
+        ("-c short_digits", "there is no -c: only -o and -h have one dash, whole names have two"),
         ("--epochs 0", "epochs must be at least 1, got 0"),
         ("--batch-size 3 4", "--batch_size takes one value, got 3, 4; quote a value with spaces"),
         (
@@ -157,7 +159,13 @@ def test_an_unknown_key_in_a_file_is_refused(tmp_path, capsys):
     [
         ("optim: 3", "a.yaml: optim must hold settings, one 'name: value' a line, got 3"),
         ("data:", "a.yaml: data must hold settings, one 'name: value' a line, got None"),
-        ("", "a.yaml must hold settings, one 'name: value' a line, got None"),
+        ("", "a.yaml is empty: it must hold settings, one 'name: value' a line"),
+        (
+            "settings: {}\nprocesses: 1",
+            "a.yaml is the record of a run, not a file of settings: give a file that holds wh",
+        ),
+        ("lr: 0.1", "there is no setting lr; a file needs its whole name, optim.lr; --help lists what there is"),
+        ("name: a", "a file needs its whole name, model.name or data.name"),
         ("- 1", "a.yaml must hold settings, one 'name: value' a line, got [1]"),
         ("a: [", "a.yaml is no YAML"),
         ("\udcff", "a.yaml is no YAML"),

@@ -1,5 +1,8 @@
 """Settings that contradict one another: the command line beats a file, and one level may not contradict itself."""
 
+import dataclasses
+import json
+
 import pytest
 
 from stodepth_models.training.cli import parse
@@ -149,3 +152,10 @@ def test_the_table_names_settings():
         assert known.keys() >= set(pair)
     for need in _NEEDS:
         assert known.keys() >= {*need.settings, *need.others}
+
+
+def test_what_a_run_records_is_a_file_of_settings(file, tmp_path):
+    config = parse(TrainConfig, ["--config", str(file), "--mode", "row"])
+    again = tmp_path / "again.json"
+    again.write_text(json.dumps(dataclasses.asdict(config), default=str))
+    assert parse(TrainConfig, ["--config", str(again)]) == config
