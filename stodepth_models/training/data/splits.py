@@ -180,7 +180,10 @@ def take_per_class(train: Split, classes: tuple[str, ...], size: int, seed: int)
     for label, name in enumerate(classes):
         of_class = _of_class(train, order, label)[:size]
         if len(of_class) < size:
-            raise ValueError(f"data.images_per_class={size}: {name} has {len(of_class)} training images")
+            raise ValueError(
+                f"data.images_per_class must be at most {len(of_class)}, the training images of class {name}, "
+                f"got {size}"
+            )
         chosen.append(of_class)
     # In the order of the data set: a run is the same whichever class was drawn first.
     return train.select(torch.cat(chosen).sort().values)

@@ -47,11 +47,18 @@ def check_timm(config: TrainConfig) -> None:
 
 def _refused_by_timm(reason: str, config: TrainConfig) -> str:
     """Name the settings that timm got, and the name that is nearest to one that it does not know."""
-    names = {"optim.opt": config.optim.opt, "optim.sched": config.optim.sched, "data.aa": config.data.aa}
+    names: dict[str, Any] = {
+        "optim.opt": config.optim.opt,
+        "optim.sched": config.optim.sched,
+        "data.aa": config.data.aa,
+    }
+    names["optim.opt_args"] = config.optim.opt_args or None
     given = [f"{setting}={name}" for setting, name in names.items() if name is not None]
     parts = [reason.rstrip(".,")]
     if given:
         parts[0] += f", given {', '.join(given)}"
+    if config.data.aa is not None:
+        parts.append("policies are such as rand-m9-mstd0.5, augmix-m5, original, 3a and ta_wide")
     optimizers = tuple(map(str, list_optimizers()))
     for name, known in ((config.optim.opt, optimizers), (config.optim.sched, _SCHEDULES)):
         if name is not None and name not in known:

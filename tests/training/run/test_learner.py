@@ -90,13 +90,14 @@ def test_a_compiled_model_is_the_model(data, monkeypatch):
     ("section", "changes", "message"),
     [
         ("optim", {"opt": "adamv"}, r"given optim\.opt=adamv; did you mean adam\w*\?$"),
-        ("optim", {"opt": "adamw", "opt_args": {"x": 1}}, "'x'"),
+        ("optim", {"opt": "adamw", "opt_args": {"x": 1}}, r"'x', given optim\.opt=adamw, optim\.opt_args=\{'x': 1\}"),
         ("optim", {"opt": "adahessian"}, r"optim\.opt=adahessian"),
         ("optim", {"sched": "cosin"}, r"Unknown scheduler 'cosin', given optim\.sched=cosin; did you mean cosine\?$"),
         ("optim", {"sched": "plateau"}, r"optim\.sched=plateau is no schedule over epochs"),
         ("optim", {"sched": "cosine", "sched_args": {"cooldown_epochs": 3}}, "lasts 33 epochs"),
         ("data", {"aa": "rand-x9"}, r"RandAugment.*data\.aa=rand-x9"),
-        ("data", {"aa": "ta-wide"}, r"data\.aa=ta-wide"),
+        ("data", {"aa": "ta-wide"}, r"data\.aa=ta-wide; policies are such as .* and ta_wide"),
+        ("data", {"aa": "randaugment"}, r"^AssertionError, given data\.aa=randaugment; policies are such as rand-m9"),
         ("data", {"transform_args": {"hue": 1}}, "'hue'"),
     ],
 )
