@@ -14,7 +14,6 @@ from ..checks import did_you_mean
 from .builders import builder_of, owner_beside
 from .config import TrainConfig
 from .conflicts import without_effect
-from .errors import SettingsError
 from .exits import EXIT_BAD_SETTINGS, leave
 from .settings import as_settings, in_words, setting_types
 from .settings_help import PlainHelp
@@ -47,7 +46,6 @@ def parse(
     types = setting_types(config)
     try:
         words = as_settings(sys.argv[1:] if arguments is None else arguments, types)
-        _check_repeats(words)
         _check_files(words, config)
         values = vars(parser.instantiate(_settle(parser, words)))
         values.pop("config", None)
@@ -93,15 +91,6 @@ def _name_builder(settings: Namespace, levels: Sequence[dict[str, Any]]) -> None
         return
     settings["model.name"] = owner.name
     settings["model.options"] = {**owner.options, **settings["model.options"]}
-
-
-def _check_repeats(words: Sequence[str]) -> None:
-    """Raise where the command line gives a setting two values, by its short and its whole name, say."""
-    values: dict[str, str] = {}
-    for word in words:
-        name, _, value = word.removeprefix("--").partition("=")
-        if name != "config" and values.setdefault(name, value) != value:
-            raise SettingsError(f"{name} is given twice, as {values[name]} and as {value}: leave one of them out")
 
 
 def _check_files(words: Sequence[str], config: type) -> None:

@@ -35,7 +35,6 @@ _EXCLUSIVE = (
     ("model.prob_0_L", "model.drop_rate"),
     ("model.drop_rate", "model.stoch_depth_probability"),
     ("model.ramp_epochs", "model.stoch_depth_probability"),
-    ("model.mult_flag", "model.rescale"),
     ("model.frozen_stem", "model.freeze"),
     ("optim.schedule", "optim.sched"),
     ("optim.milestones", "optim.sched"),

@@ -82,16 +82,6 @@ def count(text: str) -> int:
     return int(text)
 
 
-class _StoreOnce(argparse.Action):
-    """Keeps the value of a flag, and refuses a second one that differs."""
-
-    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
-        before = vars(self).setdefault("value", values)
-        if before != values:
-            raise argparse.ArgumentError(self, f"is given twice, as {before} and as {values}: leave one of them out")
-        setattr(namespace, self.dest, values)
-
-
 class Parser(argparse.ArgumentParser):
     """A parser of the standard library that takes flags as :func:`find_flag` does, and complains in one line.
 
@@ -119,8 +109,6 @@ class Parser(argparse.ArgumentParser):
         """Add an argument as the standard library does, and keep the names of its flags."""
         flags = [name.removeprefix("--") for name in names if name.startswith("--")]
         self.flags += flags
-        if flags:
-            options.setdefault("action", _StoreOnce)
         return super().add_argument(*names, **options)
 
     def error(self, message: str) -> NoReturn:

@@ -27,9 +27,6 @@ def said(words, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ("predict a.png --weights a --top 3 --top 5", "--top: is given twice, as 3 and as 5: leave one of them out"),
-        ("predict a.png --weights a --weights=b", "--weights: is given twice, as a and as b"),
-        ("report runs -o a --output b", "-o/--output: is given twice, as a and as b"),
         ("sweep short_digits --print --slurm job.sh", "--print and --slurm exclude one another"),
         ("publish --name A", "the folder of a run is missing: name it first, or leave out all flags"),
         ("publish --default", "the folder of a run is missing"),

@@ -27,9 +27,6 @@ def file(tmp_path):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("--lr 0.1 --optim.lr 0.2", "optim.lr is given twice, as 0.1 and as 0.2: leave one of them out"),
-        ("--lr 0.1 --lr 0.2", "optim.lr is given twice, as 0.1 and as 0.2"),
-        ("--data pets --data.name cifar10", "data.name is given twice, as folder and as cifar10"),
         (
             "--prob_0_L 1 0.8 --stoch_depth_probability 0.9",
             "model.prob_0_L=[1.0,0.8] and model.stoch_depth_probability=0.9 exclude one another: leave one of them out",
@@ -39,7 +36,6 @@ def file(tmp_path):
             "model.prob_0_L=[1.0,0.8] and model.drop_rate=0.2 exclude",
         ),
         ("--schedule cosine --sched step", "optim.schedule=cosine and optim.sched=step exclude one another"),
-        ("--rescale eval --mult_flag false", "model.mult_flag=false and model.rescale=eval exclude one another"),
         ("--opt lamb --nesterov", "optim.nesterov=true and optim.opt=lamb exclude one another"),
         (
             "--decay_rate 0.5",
@@ -66,6 +62,13 @@ def test_one_level_may_not_contradict_itself(words, said, capsys, tmp_path):
     with pytest.raises(SystemExit, match="2"):
         parse(TrainConfig, words.split())
     assert said in capsys.readouterr().err
+
+
+def test_the_last_value_on_the_line_counts():
+    """Scripts put ``"$@"`` behind their own settings."""
+    config = parse(TrainConfig, ["--lr", "0.1", "--optim.lr", "0.2", "--mult_flag", "false", "--rescale", "none"])
+    assert config.optim.lr == 0.2
+    assert (config.model.mult_flag, config.model.rescale) == (False, "none")  # one says what the other does
 
 
 @pytest.mark.parametrize(

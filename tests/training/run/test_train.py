@@ -119,7 +119,9 @@ def test_a_tracker_that_is_not_installed_is_named(tmp_path, monkeypatch):
 
 
 def test_nobody_is_asked_to_install_a_mistyped_tracker(tmp_path):
-    with pytest.raises(SettingsError, match=r"^trackers must be of .*tensorboard, wandb, .*, got wandbb; did you mean wandb\?$"):
+    with pytest.raises(
+        SettingsError, match=r"^trackers must be of .*tensorboard, wandb, .*, got wandbb; did you mean wandb\?$"
+    ):
         train(settings(tmp_path, trackers=("wandbb",)))
 
 
