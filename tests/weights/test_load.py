@@ -79,8 +79,9 @@ def test_a_model_that_ships_has_the_accuracy_of_the_index(shared_data):
     member = sdm.CifarResNet20_Weights.DEFAULT
     images, labels = read_test_images(shared_data, member)
     outputs = logits(sdm.cifar_resnet20_stodepth_lineardecay(pretrained=True).eval(), images)
-    accuracy = 100 * (outputs.argmax(1) == labels).double().mean().item()
-    assert member.meta["_metrics"] == {"CIFAR-10 (JPEG)": {"acc@1": round(accuracy, 2)}}
+    figures = member.meta["_metrics"]["CIFAR-10 (JPEG)"]
+    assert figures["acc@1"] == round(100 * (outputs.argmax(1) == labels).double().mean().item(), 2)
+    assert figures["nll"] == pytest.approx(torch.nn.functional.cross_entropy(outputs, labels).item(), abs=2e-5)
 
 
 CONFIGURATIONS = [
