@@ -5,7 +5,8 @@
         "constant depth=runs/constant" "p = 0.7=runs/uniform" -o figures.json --picture frontier.svg
 
 Prints, for each network and share of the FLOPs, the accuracy on the test images after ``prune_depth``. Blocks are
-chosen, and batch norms estimated, on training images that are augmented as in training.
+chosen, and batch norms estimated, on training images that are augmented as in training. Networks that the file of the
+figures knows are not measured again.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from stodepth_models.training.data.batches import EvaluationBatches, augmented_i
 from stodepth_models.training.data.datasets import Data, load_data
 from stodepth_models.training.exits import run_script
 from stodepth_models.training.predictions import accuracy_interval
+from stodepth_models.training.report.tables import fill_in
 from stodepth_models.training.run.machine import make_accelerator
 from stodepth_models.training.run.metrics import evaluate
 
@@ -32,18 +34,21 @@ _BATCH = 250
 # Okabe and Ito, "Color Universal Design" (2008).
 _COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7")
 _MARKERS = "os^Dv"
-_COLUMNS = ("Network", "FLOPs", "Time", "Blocks left out", "Top-1", "95 % interval", "NLL")
+_COLUMNS = ("Network", "FLOPs", "Blocks left out", "Top-1", "95 % interval", "NLL")
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("networks", nargs="+", metavar="NAME=WEIGHTS", help="what a network is called, and its weights")
-    parser.add_argument("--data", type=Path, required=True, help="folder or archive of the images")
+    parser.add_argument("networks", nargs="*", metavar="NAME=WEIGHTS", help="title and weights of a network")
+    parser.add_argument(
+        "--data", type=Path, help="folder or archive of the images; none given: nothing new is measured"
+    )
     parser.add_argument("--model", default="cifar_resnet56", help="builder of the networks, without its suffix")
     parser.add_argument("--shares", nargs="+", type=float, default=(0.9, 0.8, 0.7, 0.6, 0.5), help="of the FLOPs")
-    parser.add_argument("--images", type=int, default=1000, help="training images that choose")
+    parser.add_argument("--images", type=int, default=500, help="training images that choose")
     parser.add_argument("--test-images", type=int, help="evenly spaced test images (default: all)")
-    parser.add_argument("-o", "--output", type=Path, help="JSON file of the figures")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="JSON file of the figures")
+    parser.add_argument("--page", type=Path, help="Markdown page whose markers <!-- depth --> get the table")
     parser.add_argument("--picture", type=Path, help="SVG file of the accuracy over the FLOPs")
     return parser.parse_args()
 
@@ -55,7 +60,7 @@ def frontier(model: nn.Module, data: Data, options: argparse.Namespace) -> list[
     order = sdm.prune_depth(model, shares[-1], images).pruned_depth.left_out
     found = []
     for share in (1.0, *shares):
-        kept = _kept(model, order, share, images[0].shape)
+        kept = _kept(model, order, share, (1, *images[0].shape[1:]))
         found.append(measure(sdm.prune_depth(model, kept, images), data, options.test_images))
     return found
 
@@ -83,7 +88,6 @@ def measure(pruned: nn.Module, data: Data, images: int | None) -> dict[str, Any]
     depth = pruned.pruned_depth
     return {
         "flops_share": depth.flops_share,
-        "time_share": depth.time_share,
         "left_out": list(depth.left_out),
         "top1": figures.top1,
         "top1_interval": accuracy_interval(round(figures.top1 * figures.count), figures.count),
@@ -91,12 +95,16 @@ def measure(pruned: nn.Module, data: Data, images: int | None) -> dict[str, Any]
     }
 
 
-def row(name: str, found: dict[str, Any]) -> str:
-    """Return one line of the table."""
-    low, high = found["top1_interval"]
-    cells = [name, f"{found['flops_share']:.2f}", f"{found['time_share']:.2f}", str(len(found["left_out"]))]
-    cells += [f"{found['top1']:.2%}", f"{low:.2%} to {high:.2%}", f"{found['nll']:.3f}"]
-    return f"| {' | '.join(cells)} |"
+def table(results: dict[str, list[dict[str, Any]]]) -> str:
+    """Return the Markdown table of all networks."""
+    lines = [f"| {' | '.join(_COLUMNS)} |", f"| --- |{' ---: |' * (len(_COLUMNS) - 1)}"]
+    for name, points in results.items():
+        for found in points:
+            low, high = found["top1_interval"]
+            cells = [name, f"{found['flops_share']:.2f}", str(len(found["left_out"]))]
+            cells += [f"{found['top1']:.2%}", f"{low:.2%} to {high:.2%}", f"{found['nll']:.3f}"]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
 
 
 def draw(results: dict[str, list[dict[str, Any]]], path: Path) -> None:
@@ -120,19 +128,24 @@ def draw(results: dict[str, list[dict[str, Any]]], path: Path) -> None:
 def main() -> None:
     """Parse, measure, print a Markdown table, draw."""
     options = parse_arguments()
-    data = load_data(DataConfig(name="folder", root=options.data))
-    print(f"| {' | '.join(_COLUMNS)} |")
-    print(f"| --- |{' ---: |' * (len(_COLUMNS) - 1)}")
     results: dict[str, list[dict[str, Any]]] = {}
-    for network in options.networks:
-        name, _, weights = network.rpartition("=")
-        builder = f"{options.model}_stodepth_lineardecay"
-        model = get_model(builder, weights=weights, prob_0_L=(1.0, 1.0), rescale="none").eval()
-        results[name] = frontier(model, data, options)
-        for found in results[name]:
-            print(row(name, found), flush=True)
-    if options.output is not None:
-        options.output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    if options.output.exists():
+        results = json.loads(options.output.read_text(encoding="utf-8"))
+    if options.data is not None:
+        data = load_data(DataConfig(name="folder", root=options.data))
+        for network in options.networks:
+            name, _, weights = network.rpartition("=")
+            if name not in results:
+                builder = f"{options.model}_stodepth_lineardecay"
+                model = get_model(builder, weights=weights, prob_0_L=(1.0, 1.0), rescale="none").eval()
+                model = model.to(memory_format=torch.channels_last)  # as in training: faster on a CPU
+                results[name] = frontier(model, data, options)
+                options.output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    made = table(results)
+    print(made, end="")
+    if options.page is not None:
+        page = fill_in(options.page.read_text(encoding="utf-8"), "depth", made)
+        options.page.write_text(page, encoding="utf-8")
     if options.picture is not None:
         draw(results, options.picture)
 
