@@ -8,6 +8,15 @@ from stodepth_models.training.run import signals
 from stodepth_models.training.run.signals import StopRequest
 
 
+@pytest.fixture
+def python_handles_interrupts():
+    """As in a terminal; a shell lets programs in its background ignore SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("python_handles_interrupts")
 def test_signals_that_come_together_are_one_and_a_later_one_kills(monkeypatch):
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     with StopRequest() as stop:
