@@ -13,6 +13,7 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -34,7 +35,7 @@ _BATCH = 250
 # Okabe and Ito, "Color Universal Design" (2008).
 _COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7")
 _MARKERS = "os^Dv"
-_COLUMNS = ("Network", "FLOPs", "Blocks left out", "Top-1", "95 % interval", "NLL")
+_COLUMNS = ("Network", "FLOPs", "Time", "Blocks left out", "Top-1", "95 % interval", "NLL")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -47,6 +48,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--shares", nargs="+", type=float, default=(0.9, 0.8, 0.7, 0.6, 0.5), help="of the FLOPs")
     parser.add_argument("--images", type=int, default=500, help="training images that choose")
     parser.add_argument("--test-images", type=int, help="evenly spaced test images (default: all)")
+    parser.add_argument("--times", action="store_true", help="measure times, on a machine that does nothing else")
     parser.add_argument("-o", "--output", type=Path, required=True, help="JSON file of the figures")
     parser.add_argument("--page", type=Path, help="Markdown page whose markers <!-- depth --> get the table")
     parser.add_argument("--picture", type=Path, help="SVG file of the accuracy over the FLOPs")
@@ -67,12 +69,17 @@ def frontier(model: nn.Module, data: Data, options: argparse.Namespace) -> list[
 
 def _kept(model: nn.Module, order: Sequence[str], share: float, input_size: Sequence[int]) -> list[int]:
     """Return the positions of the blocks that stay where the first of an order leave, until the share is reached."""
-    names = [name for name, module in model.named_modules() if isinstance(module, sdm.StoDepthBasicBlock)]
     for count in range(len(order) + 1):
-        kept = [position for position, name in enumerate(names) if name not in order[:count]]
+        kept = _positions(model, order[:count])
         if sdm.prune_depth(model, kept, input_size=input_size).pruned_depth.flops_share <= share:
             return kept
     raise AssertionError("the whole order reaches the lowest share")
+
+
+def _positions(model: nn.Module, left_out: Sequence[str]) -> list[int]:
+    """Return the positions of the blocks beside the named ones."""
+    names = [name for name, module in model.named_modules() if isinstance(module, sdm.StoDepthBasicBlock)]
+    return [position for position, name in enumerate(names) if name not in left_out]
 
 
 def measure(pruned: nn.Module, data: Data, images: int | None) -> dict[str, Any]:
@@ -95,13 +102,24 @@ def measure(pruned: nn.Module, data: Data, images: int | None) -> dict[str, Any]
     }
 
 
+def measure_times(results: dict[str, list[dict[str, Any]]], builder: str) -> None:
+    """Add to the figures the time of an evaluation pass, which no weights change, as a share of the whole network's."""
+    model = get_model(builder).eval().to(memory_format=torch.channels_last)
+    for points in results.values():
+        for found in points:
+            kept = _positions(model, found["left_out"])
+            pruned = [sdm.prune_depth(model, kept, input_size=(_BATCH, 3, 32, 32)) for _ in range(3)]
+            found["time_share"] = round(median(network.pruned_depth.time_share for network in pruned), 3)
+
+
 def table(results: dict[str, list[dict[str, Any]]]) -> str:
     """Return the Markdown table of all networks."""
     lines = [f"| {' | '.join(_COLUMNS)} |", f"| --- |{' ---: |' * (len(_COLUMNS) - 1)}"]
     for name, points in results.items():
         for found in points:
             low, high = found["top1_interval"]
-            cells = [name, f"{found['flops_share']:.2f}", str(len(found["left_out"]))]
+            seconds = f"{found['time_share']:.2f}" if "time_share" in found else "-"
+            cells = [name, f"{found['flops_share']:.2f}", seconds, str(len(found["left_out"]))]
             cells += [f"{found['top1']:.2%}", f"{low:.2%} to {high:.2%}", f"{found['nll']:.3f}"]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
@@ -131,16 +149,19 @@ def main() -> None:
     results: dict[str, list[dict[str, Any]]] = {}
     if options.output.exists():
         results = json.loads(options.output.read_text(encoding="utf-8"))
+    builder = f"{options.model}_stodepth_lineardecay"
     if options.data is not None:
         data = load_data(DataConfig(name="folder", root=options.data))
         for network in options.networks:
             name, _, weights = network.rpartition("=")
             if name not in results:
-                builder = f"{options.model}_stodepth_lineardecay"
                 model = get_model(builder, weights=weights, prob_0_L=(1.0, 1.0), rescale="none").eval()
                 model = model.to(memory_format=torch.channels_last)  # as in training: faster on a CPU
                 results[name] = frontier(model, data, options)
                 options.output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    if options.times:
+        measure_times(results, builder)
+        options.output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     made = table(results)
     print(made, end="")
     if options.page is not None:
