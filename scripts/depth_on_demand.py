@@ -47,7 +47,6 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--model", default="cifar_resnet56", help="builder of the networks, without its suffix")
     parser.add_argument("--shares", nargs="+", type=float, default=(0.9, 0.8, 0.7, 0.6, 0.5), help="of the FLOPs")
     parser.add_argument("--images", type=int, default=500, help="training images that choose")
-    parser.add_argument("--test-images", type=int, help="evenly spaced test images (default: all)")
     parser.add_argument("--times", action="store_true", help="measure times, on a machine that does nothing else")
     parser.add_argument("-o", "--output", type=Path, required=True, help="JSON file of the figures")
     parser.add_argument("--page", type=Path, help="Markdown page whose markers <!-- depth --> get the table")
@@ -63,7 +62,7 @@ def frontier(model: nn.Module, data: Data, options: argparse.Namespace) -> list[
     found = []
     for share in (1.0, *shares):
         kept = _kept(model, order, share, (1, *images[0].shape[1:]))
-        found.append(measure(sdm.prune_depth(model, kept, images), data, options.test_images))
+        found.append(measure(sdm.prune_depth(model, kept, images), data))
     return found
 
 
@@ -82,16 +81,11 @@ def _positions(model: nn.Module, left_out: Sequence[str]) -> list[int]:
     return [position for position, name in enumerate(names) if name not in left_out]
 
 
-def measure(pruned: nn.Module, data: Data, images: int | None) -> dict[str, Any]:
+def measure(pruned: nn.Module, data: Data) -> dict[str, Any]:
     """Return the figures of a network on the test images."""
-    test = data.test
-    assert test is not None
-    if images is not None:
-        # Files lie class by class: a stride keeps the classes balanced.
-        stride = max(1, len(test.labels) // images)
-        test = test.select(torch.arange(0, len(test.labels), stride)[:images])
+    assert data.test is not None  # `load_data` was asked for all splits
     accelerator = make_accelerator(cpu=True, precision="no")
-    figures = evaluate(pruned, EvaluationBatches(data, test, _BATCH, accelerator.device), accelerator)
+    figures = evaluate(pruned, EvaluationBatches(data, data.test, _BATCH, accelerator.device), accelerator)
     depth = pruned.pruned_depth
     return {
         "flops_share": depth.flops_share,

@@ -24,7 +24,7 @@ def data(tmp_path_factory):
 
 def test_the_figures_are_those_of_the_pruned_networks(data, tmp_path):
     model = sdm.cifar_resnet20_stodepth_lineardecay(pretrained=True, prob_0_L=(1.0, 1.0), rescale="none").eval()
-    options = argparse.Namespace(images=20, shares=[0.7, 0.9], test_images=None)
+    options = argparse.Namespace(images=20, shares=[0.7, 0.9])
     whole, most, less = SCRIPT["frontier"](model, data, options)
     assert whole["flops_share"] == 1.0
     assert whole["left_out"] == []
